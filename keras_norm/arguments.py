@@ -1,0 +1,142 @@
+"""The rules that arguments follow, and what is said to who breaks one: `owner: rule. Received: ... (hint).`"""
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+"""A tensor of the Keras backend in use, or what `keras.ops` takes for one."""
+
+
+def integer(owner: str, name: str, value: Any) -> int:
+    """`value` as an int."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{owner}: {name} must be an integer. Received: {name}={value!r} ({type(value).__name__}).")
+    return int(value)
+
+
+def boolean(owner: str, name: str, value: Any) -> bool:
+    """`value` as a bool."""
+    if value not in (True, False):
+        raise TypeError(f"{owner}: {name} must be True or False. Received: {name}={value!r} ({type(value).__name__}).")
+    return bool(value)
+
+
+def number(owner: str, name: str, value: Any) -> float:
+    """`value` as a float."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{owner}: {name} must be a number. Received: {name}={value!r} ({type(value).__name__}).")
+    return float(value)
+
+
+def positive(owner: str, name: str, value: Any) -> float:
+    """`value` as a float above 0."""
+    if not number(owner, name, value) > 0:
+        raise ValueError(f"{owner}: {name} must be positive. Received: {name}={value} (Keras' default is 1e-3).")
+    return float(value)
+
+
+def fraction(owner: str, name: str, value: Any) -> float:
+    """`value` as a float from 0 to 1."""
+    if not 0 <= number(owner, name, value) <= 1:
+        raise ValueError(f"{owner}: {name} must lie in [0, 1]. Received: {name}={value}.")
+    return float(value)
+
+
+def number_of_groups(owner: str, groups: Any) -> int:
+    """`groups` as an int: a positive number, or -1 for one group a channel."""
+    groups = integer(owner, "groups", groups)
+    if groups < 1 and groups != -1:
+        raise ValueError(f"{owner}: groups must be positive, or -1 for one group a channel. Received: groups={groups}.")
+    return groups
+
+
+def resolve_groups(owner: str, groups: int, channels: int, axis: int) -> int:
+    """The number of groups that `channels` channels on `axis` are split into."""
+    groups = number_of_groups(owner, groups)
+    if groups == -1:
+        return channels
+    if channels % groups:
+        divisors = ", ".join(str(d) for d in range(1, channels + 1) if channels % d == 0)
+        raise ValueError(
+            f"{owner}: groups must divide the channel axis. Received: groups={groups}, "
+            f"axis={axis} with {channels} channels (divisors: {divisors})."
+        )
+    return groups
+
+
+def rank_of(owner: str, input_shape: Sequence[int | None]) -> int:
+    """The number of axes of inputs, which have a batch and at least one more."""
+    if len(input_shape) < 2:
+        raise ValueError(
+            f"{owner}: inputs must have a batch axis and at least one more. "
+            f"Received: input_shape={tuple(input_shape)} (a single sample needs inputs[None])."
+        )
+    return len(input_shape)
+
+
+def resolve_axis(owner: str, axis: Any, rank: int) -> int:
+    """`axis` counted from 0."""
+    axis = integer(owner, "axis", axis)
+    if not -rank <= axis < rank:
+        raise ValueError(
+            f"{owner}: axis must be an axis of the input. "
+            f"Received: axis={axis} for an input of rank {rank} (use {-rank} to {rank - 1})."
+        )
+    return axis % rank
+
+
+def resolve_axes(owner: str, axis: int | Sequence[int], rank: int) -> list[int]:
+    """One axis or several, counted from 0 and sorted."""
+    listed = list(axis) if isinstance(axis, Sequence) else [axis]
+    axes = sorted(resolve_axis(owner, a, rank) for a in listed)
+    if len(set(axes)) < len(axes) or not axes:
+        raise ValueError(
+            f"{owner}: axis must name at least one axis, and each only once. "
+            f"Received: axis={axis} for an input of rank {rank}."
+        )
+    return axes
+
+
+def resolve_channel_axis(owner: str, axis: int, rank: int) -> int:
+    """The channel axis, counted from 0, of an input whose axis 0 is the batch."""
+    channel_axis = resolve_axis(owner, axis, rank)
+    if channel_axis == 0:
+        raise ValueError(
+            f"{owner}: axis must not be 0, the batch, whose samples are normalized apart. "
+            f"Received: axis={axis} for an input of rank {rank} (inputs are (batch, ..., channels))."
+        )
+    return channel_axis
+
+
+def resolve_mask(owner: str, mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """The mask at every position of `x`: a mask of lower rank speaks for all axes that it does not have."""
+    if mask is None:
+        return None
+    missing = len(x.shape) - len(mask.shape)
+    if missing < 0 or any(m not in (None, 1) and n not in (None, m) for m, n in zip(mask.shape, x.shape, strict=False)):
+        raise ValueError(
+            f"{owner}: mask must have the leading axes of the input. "
+            f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)} "
+            "(a mask over time of (batch, time, channels) inputs is (batch, time))."
+        )
+    mask = ops.reshape(ops.cast(mask, "bool"), (*inferred_shape(mask), *[1] * missing))
+    return ops.broadcast_to(mask, ops.shape(x))
+
+
+def inferred_shape(x: Tensor) -> tuple[Any, ...]:
+    """The shape of `x` to reshape to.
+
+    A single unknown size stands as -1, so that an exported graph holds no SHAPE operation.
+    """
+    if 0 not in x.shape and list(x.shape).count(None) == 1:
+        return tuple(-1 if size is None else size for size in x.shape)
+    return tuple(ops.shape(x))
+
+
+def at_least_float32(dtype: str) -> str:
+    """`dtype`, or float32 where it is narrower or holds integers."""
+    return keras.backend.result_type(dtype, "float32")

@@ -1,0 +1,6 @@
+"""The layers, a file each: thin shells over `keras_norm.functional`."""
+
+from keras_norm.layers.batch import BatchNormalization as BatchNormalization
+from keras_norm.layers.group import GroupNormalization as GroupNormalization
+from keras_norm.layers.instance import InstanceNormalization as InstanceNormalization
+from keras_norm.layers.layer import LayerNormalization as LayerNormalization

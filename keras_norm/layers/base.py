@@ -1,0 +1,135 @@
+"""What every layer of the family shares: epsilon, gamma and beta, masks, dtypes, the config."""
+
+from abc import abstractmethod
+from typing import Any
+
+import keras
+from keras import constraints, initializers, ops, regularizers
+
+from keras_norm import arguments
+from keras_norm.arguments import Tensor, at_least_float32
+
+
+class Normalization(keras.layers.Layer):
+    """Abstract base of all normalization layers: a subclass says in `_normalize` which set S_i is its own.
+
+    Statistics and weights are float32 or wider under every dtype policy. Inputs are not cast on the way in, so
+    that float32 inputs above 65504 survive a float16 policy; outputs have the policy's compute dtype.
+
+    A mask is True where a position counts and has the shape of the inputs or of their leading axes. A masked
+    position belongs to no set and its output is beta; the mask is passed on.
+
+    Args:
+        axis: the channel axis.
+        epsilon: added to the variance, as in `sqrt(variance + epsilon)`; positive.
+        center: whether to add beta.
+        scale: whether to multiply by gamma.
+        beta_initializer, gamma_initializer: zeros and ones, or what Keras takes for an initializer.
+        beta_regularizer, gamma_regularizer: none, or what Keras takes for a regularizer.
+        beta_constraint, gamma_constraint: none, or what Keras takes for a constraint.
+        **kwargs: those of every Keras layer: `name`, `dtype`, `trainable`.
+
+    Raises:
+        TypeError, ValueError: when constructed, for an argument of the wrong type or value; when built or
+            called, for a shape that does not fit.
+    """
+
+    def __init__(
+        self,
+        axis: Any = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True
+        self.axis = self._check_axis(axis)
+        self.epsilon = arguments.positive(self._owner, "epsilon", epsilon)
+        self.center = arguments.boolean(self._owner, "center", center)
+        self.scale = arguments.boolean(self._owner, "scale", scale)
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
+        self.beta_constraint = constraints.get(beta_constraint)
+        self.gamma_constraint = constraints.get(gamma_constraint)
+        self.gamma = self.beta = None
+
+    @property
+    def _owner(self) -> str:
+        """Whom an error names."""
+        return type(self).__name__
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        sizes = {a: input_shape[a] for a in self._affine_axes(arguments.rank_of(self._owner, input_shape))}
+        if None in sizes.values():
+            raise ValueError(
+                f"{self._owner}: gamma and beta must run along axes of known size. Received: "
+                f"axis={self.axis}, input_shape={tuple(input_shape)} (give the size to keras.Input)."
+            )
+        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes=sizes)
+        if self.scale:
+            self.gamma = self._add_wide_weight(
+                "gamma",
+                sizes.values(),
+                self.gamma_initializer,
+                regularizer=self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+            )
+        if self.center:
+            self.beta = self._add_wide_weight(
+                "beta",
+                sizes.values(),
+                self.beta_initializer,
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+            )
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
+        return ops.cast(self._normalize(x, training, mask), self.compute_dtype)
+
+    @abstractmethod
+    def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
+        """The layer's formula on `x` in float32 or wider."""
+
+    def _check_axis(self, axis: Any) -> Any:
+        """The `axis` of the constructor, if it is one."""
+        return arguments.integer(self._owner, "axis", axis)
+
+    def _affine_axes(self, rank: int) -> list[int]:
+        """The axes that gamma and beta run along, counted from 0."""
+        return [arguments.resolve_channel_axis(self._owner, self.axis, rank)]
+
+    def _add_wide_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
+        """A weight that is never narrower than float32, nor cast when it is read."""
+        dtype = at_least_float32(self.variable_dtype)
+        return self.add_weight(
+            name=name, shape=tuple(shape), initializer=initializer, dtype=dtype, autocast=False, **kwargs
+        )
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        self._affine_axes(arguments.rank_of(self._owner, input_shape))
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "axis": self.axis,
+            "epsilon": self.epsilon,
+            "center": self.center,
+            "scale": self.scale,
+            "beta_initializer": initializers.serialize(self.beta_initializer),
+            "gamma_initializer": initializers.serialize(self.gamma_initializer),
+            "beta_regularizer": regularizers.serialize(self.beta_regularizer),
+            "gamma_regularizer": regularizers.serialize(self.gamma_regularizer),
+            "beta_constraint": constraints.serialize(self.beta_constraint),
+            "gamma_constraint": constraints.serialize(self.gamma_constraint),
+        }

@@ -1,0 +1,45 @@
+"""Batch Normalization: the set of a position is its channel in the whole batch."""
+
+import keras
+
+from keras_norm.arguments import Tensor
+from keras_norm.functional import batch_norm
+from keras_norm.layers.moving import MovingNormalization
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class BatchNormalization(MovingNormalization):
+    r"""Standardizes each channel over the whole batch.
+
+    For inputs of shape `(N, ..., C)`, position i uses the set
+
+        S_i = {k : k_C = i_C}
+        y_i = gamma_c (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta_c
+
+    with the variance divided by `|S_i|` (in the moving variance too) and gamma, beta, moving mean and moving
+    variance of shape `(C,)`. In inference, and when `trainable` is False, the moving statistics stand in for mean
+    and variance, and a mask changes nothing.
+
+    Args:
+        axis, momentum, synchronized, ...: see `MovingNormalization`.
+        epsilon, center, scale, ...: see `Normalization`.
+
+    Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.
+
+    Example:
+        >>> layer = BatchNormalization(momentum=0.9)
+        >>> y = layer(np.full((2, 4, 3), 5.0), training=True)
+        >>> np.round(layer.moving_mean, 2)
+        array([0.5, 0.5, 0.5], dtype=float32)
+
+    Reference: Ioffe & Szegedy, Batch Normalization, ICML 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 2.
+    """
+
+    def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
+        if self._uses_batch(training):
+            statistics = self._batch_moments(x, mask)
+            self._follow(self.moving_mean, statistics.mean, statistics.count)
+            self._follow(self.moving_variance, statistics.variance, statistics.count)
+        else:
+            statistics, mask = self._moving_moments(x), None
+        return batch_norm(x, self.gamma, self.beta, self.epsilon, axis=self.axis, mask=mask, statistics=statistics)

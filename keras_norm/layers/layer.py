@@ -1,0 +1,52 @@
+"""Layer Normalization: the set of a position runs along the given axes, or through its whole sample."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_norm import arguments
+from keras_norm.arguments import Tensor
+from keras_norm.functional import layer_norm
+from keras_norm.layers.base import Normalization
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class LayerNormalization(Normalization):
+    r"""Standardizes over the given axes, apart for each position of all others.
+
+        S_i = {k : k_a = i_a on every axis a that is not in `axis`}
+        y_i = gamma (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta
+
+    with the variance divided by `|S_i|` and gamma, beta of the sizes of `axis`, as in `keras.layers`. With
+    `axis=None` it is the layer normalization of the Group Normalization paper for inputs `(N, ..., C)`: the whole
+    sample, `S_i = {k : k_N = i_N}`, with gamma and beta of shape `(C,)`. The same in training and inference.
+
+    Args:
+        axis: the axis or axes to average over, or None for the whole sample.
+        epsilon, center, scale, ...: see `Normalization`.
+
+    Input shape: any of rank >= 2; the sizes along `axis` must be known. Output shape: the same.
+
+    Example:
+        >>> layer = LayerNormalization(axis=[1, 2])
+        >>> y = layer(np.ones((4, 8, 6, 3)))
+        >>> tuple(layer.gamma.shape)
+        (8, 6)
+
+    Reference: Ba et al., Layer Normalization, 2016, https://arxiv.org/abs/1607.06450, eq. 3; with `axis=None`
+        Wu & He, Group Normalization, ECCV 2018, https://arxiv.org/abs/1803.08494, eq. 5.
+    """
+
+    def _check_axis(self, axis: Any) -> int | Sequence[int] | None:
+        if isinstance(axis, Sequence) and not isinstance(axis, str):
+            return type(axis)(arguments.integer(self._owner, "axis", a) for a in axis)
+        return None if axis is None else super()._check_axis(axis)
+
+    def _affine_axes(self, rank: int) -> list[int]:
+        if self.axis is None:
+            return [rank - 1]
+        return arguments.resolve_axes(self._owner, self.axis, rank)
+
+    def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
+        return layer_norm(x, self.gamma, self.beta, self.epsilon, axis=self.axis, mask=mask)

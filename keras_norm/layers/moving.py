@@ -1,0 +1,91 @@
+"""What the layers share that average over the batch: its moments, and moving statistics for inference."""
+
+from typing import Any
+
+import keras
+from keras import initializers, ops
+
+from keras_norm import arguments
+from keras_norm.arguments import Tensor
+from keras_norm.layers.base import Normalization
+from keras_norm.moments import Moments, axes_except, moments
+
+
+class MovingNormalization(Normalization):
+    """Abstract base of the layers whose sets run through the batch.
+
+    In training the moments are those of the batch, and the moving statistics follow them:
+
+        moving = momentum moving + (1 - momentum) batch
+
+    In inference the moving statistics take their place. `trainable = False` means inference mode too, as in
+    Keras. An empty batch, and a channel that is masked everywhere, leaves the moving statistics as they were.
+
+    Args:
+        axis: the channel axis.
+        momentum: the share of the moving statistics that a step keeps, in [0, 1].
+        epsilon, center, scale, ...: see `Normalization`.
+        moving_mean_initializer, moving_variance_initializer: zeros and ones, or what Keras takes for one.
+        synchronized: whether a batch is the joined batch of all replicas.
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        *args: Any,
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        synchronized: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(axis, epsilon, *args, **kwargs)
+        self.momentum = arguments.fraction(self._owner, "momentum", momentum)
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+        self.synchronized = arguments.boolean(self._owner, "synchronized", synchronized)
+        self.moving_mean = self.moving_variance = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        shape = (input_shape[self.axis],)
+        self.moving_mean = self._add_wide_weight("moving_mean", shape, self.moving_mean_initializer, trainable=False)
+        self.moving_variance = self._add_wide_weight(
+            "moving_variance", shape, self.moving_variance_initializer, trainable=False
+        )
+
+    def _affine_axes(self, rank: int) -> list[int]:
+        return [arguments.resolve_axis(self._owner, self.axis, rank)]
+
+    def _uses_batch(self, training: bool | None) -> bool:
+        """Whether the moments are those of the batch, not the moving ones."""
+        return bool(training) and self.trainable
+
+    def _batch_moments(self, x: Tensor, mask: Tensor | None) -> Moments:
+        """Mean, variance and count of each channel over the batch."""
+        (axis,) = self._affine_axes(len(x.shape))
+        return moments(x, axes_except(x, axis), arguments.resolve_mask(self._owner, mask, x))
+
+    def _moving_moments(self, x: Tensor) -> Moments:
+        """The moving statistics, shaped to broadcast along `x`."""
+        (axis,) = self._affine_axes(len(x.shape))
+        shape = [-1 if a == axis else 1 for a in range(len(x.shape))]
+        mean, variance = ops.reshape(self.moving_mean, shape), ops.reshape(self.moving_variance, shape)
+        return Moments(mean, variance, ops.zeros_like(mean))
+
+    def _follow(self, moving: keras.Variable, batch: Tensor, count: Tensor) -> None:
+        """Moves a moving statistic towards the batch's, in the channels where the batch has any position."""
+        batch = ops.cast(ops.reshape(batch, moving.shape), moving.dtype)
+        seen = ops.reshape(count, moving.shape) > 0
+        followed = moving * self.momentum + batch * (1.0 - self.momentum)
+        moving.assign(ops.where(seen, followed, moving))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "moving_mean_initializer": initializers.serialize(self.moving_mean_initializer),
+            "moving_variance_initializer": initializers.serialize(self.moving_variance_initializer),
+            "synchronized": self.synchronized,
+        }
