@@ -38,8 +38,7 @@ class BatchNormalization(MovingNormalization):
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         if self._uses_batch(training):
             statistics = self._batch_moments(x, mask)
-            self._follow(self.moving_mean, statistics.mean, statistics.count)
-            self._follow(self.moving_variance, statistics.variance, statistics.count)
+            self._follow(statistics)
         else:
             statistics, mask = self._moving_moments(x), None
         return batch_norm(x, self.gamma, self.beta, self.epsilon, axis=self.axis, mask=mask, statistics=statistics)

@@ -9,6 +9,7 @@ from keras_norm import arguments
 from keras_norm.arguments import Tensor
 from keras_norm.layers.base import Normalization
 from keras_norm.moments import Moments, axes_except, moments
+from keras_norm.replicas import sum_over_replicas
 
 
 class MovingNormalization(Normalization):
@@ -20,6 +21,11 @@ class MovingNormalization(Normalization):
 
     In inference the moving statistics take their place. `trainable = False` means inference mode too, as in
     Keras. An empty batch, and a channel that is masked everywhere, leaves the moving statistics as they were.
+
+    Under a `tf.distribute` strategy the batch is the replica's own part, and the moving statistics follow the mean
+    of the statistics of all replicas that saw a position; they are the same on every replica. With `synchronized`
+    the batch is the joined batch of all replicas: two collectives a step, of sums and then of centred squares, exact
+    for parts of any size. On JAX under `keras.distribution` every batch is the joined one, with or without it.
 
     Args:
         axis: the channel axis.
@@ -50,10 +56,8 @@ class MovingNormalization(Normalization):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         shape = (input_shape[self.axis],)
-        self.moving_mean = self._add_wide_weight("moving_mean", shape, self.moving_mean_initializer, trainable=False)
-        self.moving_variance = self._add_wide_weight(
-            "moving_variance", shape, self.moving_variance_initializer, trainable=False
-        )
+        self.moving_mean = self._add_moving_weight("moving_mean", shape, self.moving_mean_initializer)
+        self.moving_variance = self._add_moving_weight("moving_variance", shape, self.moving_variance_initializer)
 
     def _affine_axes(self, rank: int) -> list[int]:
         return [arguments.resolve_axis(self._owner, self.axis, rank)]
@@ -63,9 +67,10 @@ class MovingNormalization(Normalization):
         return bool(training) and self.trainable
 
     def _batch_moments(self, x: Tensor, mask: Tensor | None) -> Moments:
-        """Mean, variance and count of each channel over the batch."""
+        """Mean, variance and count of each channel over the batch, joined over the replicas if synchronized."""
         (axis,) = self._affine_axes(len(x.shape))
-        return moments(x, axes_except(x, axis), arguments.resolve_mask(self._owner, mask, x))
+        mask = arguments.resolve_mask(self._owner, mask, x)
+        return moments(x, axes_except(x, axis), mask, sum_over_replicas if self.synchronized else None)
 
     def _moving_moments(self, x: Tensor) -> Moments:
         """The moving statistics, shaped to broadcast along `x`."""
@@ -74,12 +79,23 @@ class MovingNormalization(Normalization):
         mean, variance = ops.reshape(self.moving_mean, shape), ops.reshape(self.moving_variance, shape)
         return Moments(mean, variance, ops.zeros_like(mean))
 
-    def _follow(self, moving: keras.Variable, batch: Tensor, count: Tensor) -> None:
-        """Moves a moving statistic towards the batch's, in the channels where the batch has any position."""
-        batch = ops.cast(ops.reshape(batch, moving.shape), moving.dtype)
-        seen = ops.reshape(count, moving.shape) > 0
-        followed = moving * self.momentum + batch * (1.0 - self.momentum)
-        moving.assign(ops.where(seen, followed, moving))
+    def _follow(self, batch: Moments) -> None:
+        """Moves the moving statistics towards the batch's, in the channels where the batch has any position."""
+        seen = ops.cast(batch.count > 0, batch.mean.dtype)
+        mean, variance, seen = (ops.reshape(value, (-1,)) for value in (batch.mean, batch.variance, seen))
+        if not self.synchronized:
+            # A replica that saw nothing of a channel adds 0 to all three sums.
+            mean, variance, seen = sum_over_replicas((mean, variance, seen))
+            mean, variance = mean / ops.maximum(seen, 1.0), variance / ops.maximum(seen, 1.0)
+        for moving, statistic in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            followed = moving * self.momentum + ops.cast(statistic, moving.dtype) * (1.0 - self.momentum)
+            moving.assign(ops.where(seen > 0, followed, moving))
+
+    def _add_moving_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
+        """A wide weight that a step assigns to, the same value on every replica."""
+        return self._add_wide_weight(
+            name, shape, initializer, trainable=False, aggregation="only_first_replica", **kwargs
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {
