@@ -1,0 +1,414 @@
+"""Every promise of the family times every layer of the case table. The numbers are those of docs/contract.md."""
+
+import keras
+import numpy as np
+import pytest
+from backends import BACKEND, array, call, gradients, tensorflow_only
+from cases import CASES, CHANNELS, random_input, shapes_with_channels
+from reference import along, differences, spread
+
+EPSILON = 1e-3
+GAMMA = np.linspace(0.5, 2.0, CHANNELS)
+BETA = np.linspace(-1.0, 1.0, CHANNELS)
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_shape = pytest.mark.parametrize(
+    ("shape", "axis"),
+    shapes_with_channels(),
+    ids=lambda v: str(v).replace(" ", "") if isinstance(v, tuple) else f"axis{v}",
+)
+
+
+def affine(case, shape, axis):
+    """Different gamma and beta for each place that they have."""
+    axes = case.affine_axes(axis)
+    sizes = [shape[a] for a in sorted(set(axes))]
+    rng = np.random.default_rng(7)
+    return rng.uniform(0.5, 2.0, sizes), rng.uniform(-1.0, 1.0, sizes), axes
+
+
+def make(case, shape, axis=-1, **kwargs):
+    """The layer, built, with gamma and beta that differ along their axes."""
+    layer = case.make(axis=axis, **kwargs)
+    layer.build(shape)
+    gamma, beta, _ = affine(case, shape, axis % len(shape))
+    layer.gamma.assign(gamma)
+    layer.beta.assign(beta)
+    return layer
+
+
+def expected(case, x, axis=-1, mask=None, epsilon=EPSILON):
+    """gamma h + beta by the loop over S_i."""
+    axis %= x.ndim
+    gamma, beta, axes = affine(case, x.shape, axis)
+    h = case.standardized(x, axis, epsilon, mask)
+    return along(gamma, axes, x.ndim) * h + along(beta, axes, x.ndim)
+
+
+def applies(case, shape, axis):
+    """Whether the case has that axis: a fixed one needs the channels last, and a second axis must be another."""
+    return case.any_axis or (axis == len(shape) - 1 and len(shape) > 2)
+
+
+# 1. The definition
+
+
+@every_case
+@every_shape
+def test_output_is_that_of_the_loop_over_the_sets(case, shape, axis):
+    if not applies(case, shape, axis):
+        pytest.skip("the case fixes its axes")
+    x = random_input(*shape)
+    y = call(make(case, shape, axis), x.astype("float32"), training=True)
+    np.testing.assert_allclose(y, expected(case, x, axis), rtol=1e-5, atol=2e-6)
+
+
+@every_case
+@pytest.mark.parametrize("axis", [-1, -2, 1, 2])
+def test_an_axis_may_be_negative(case, axis):
+    shape = (2, 6, 6)
+    if not case.any_axis:
+        pytest.skip("the case fixes its axes")
+    x = random_input(*shape)
+    y = call(make(case, shape, axis), x.astype("float32"), training=True)
+    np.testing.assert_allclose(y, expected(case, x, axis), rtol=1e-5, atol=2e-6)
+
+
+@every_case
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+def test_gradients_are_those_of_finite_differences(case, masked):
+    shape = (3, 4, CHANNELS)
+    x, cotangent = random_input(*shape), random_input(*shape, seed=1)
+    mask = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], bool) if masked else None
+    layer = make(case, shape, dtype="float64")
+    dx, dgamma, dbeta = gradients(layer, x, cotangent, training=True, mask=mask)[:3]
+    h = case.standardized(x, 2, EPSILON, mask)
+    axes = case.affine_axes(2)
+    others = tuple(a for a in range(3) if a not in axes)
+    np.testing.assert_allclose(dgamma, (cotangent * h).sum(others), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(dbeta, cotangent.sum(others), rtol=1e-9, atol=1e-9)
+    numeric = differences(lambda x: (cotangent * expected(case, x, mask=mask)).sum(), x)
+    np.testing.assert_allclose(dx, numeric, rtol=1e-6, atol=1e-7)
+
+
+# 2. Precision
+
+
+POLICIES = ["float16", "mixed_float16", "bfloat16", "mixed_bfloat16", "float32", "float64"]
+
+
+@every_case
+@pytest.mark.parametrize("policy", POLICIES)
+def test_weights_and_statistics_are_float32_or_wider(case, policy):
+    layer = make(case, (2, 4, CHANNELS), dtype=policy)
+    wide = "float64" if policy == "float64" else "float32"
+    assert {w.dtype for w in layer.weights if keras.backend.is_float_dtype(w.dtype)} == {wide}
+
+
+@every_case
+@pytest.mark.parametrize("policy", POLICIES)
+def test_output_has_the_compute_dtype_and_its_accuracy(case, policy):
+    x = random_input(4, 3, CHANNELS)
+    layer = make(case, x.shape, dtype=policy)
+    y = layer(keras.ops.convert_to_tensor(x, layer.compute_dtype), training=True)
+    assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
+    rounded = array(keras.ops.cast(keras.ops.convert_to_tensor(x, layer.compute_dtype), "float64"))
+    unit = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-5, "float64": 1e-12}[layer.compute_dtype]
+    np.testing.assert_allclose(array(keras.ops.cast(y, "float64")), expected(case, rounded), rtol=unit, atol=unit)
+
+
+@every_case
+@pytest.mark.parametrize("policy", ["float16", "mixed_float16"])
+@pytest.mark.parametrize("training", [True, False])
+def test_float32_inputs_above_the_float16_range_are_not_cut(case, policy, training):
+    x = random_input(4, 3, CHANNELS) * 1e5
+    layer = make(case, x.shape, dtype=policy, **({"momentum": 0.0} if case.over_batch else {}))
+    y = call(layer, x.astype("float32"), training=True)
+    np.testing.assert_allclose(y, expected(case, x), rtol=2e-3, atol=2e-3)
+    y = call(layer, x.astype("float32"), training=training)
+    assert np.isfinite(y).all()
+    assert all(np.isfinite(array(w)).all() for w in layer.weights)
+
+
+@every_case
+def test_float64_stays_float64(case):
+    x = random_input(3, 4, CHANNELS)
+    y = call(make(case, x.shape, dtype="float64"), x, training=True)
+    np.testing.assert_allclose(y, expected(case, x), rtol=1e-11, atol=1e-11)
+
+
+# 3. Variance at an offset
+
+
+@every_case
+@pytest.mark.parametrize(("offset", "tolerance"), [(1e2, 1e-6), (1e3, 1e-5), (1e4, 1e-4)])
+def test_variance_survives_an_offset(case, offset, tolerance):
+    shape = (4, 16, 17, CHANNELS)
+    x = np.random.default_rng(0).normal(offset, 1.0, shape).astype("float32")
+    layer = case.make(epsilon=1e-12, scale=False, center=False)
+    y = call(layer, x, training=True).astype("float64")
+    first = (0,) * len(shape)
+    same = np.array([case.same(first, k, shape, 3) for k in np.ndindex(*shape)]).reshape(shape)
+    inputs, outputs = x.astype("float64")[same], y[same]
+    # y = (x - mean) / std within the set, so the slope of y on x is 1 / std
+    slope = ((inputs - inputs.mean()) * outputs).sum() / ((inputs - inputs.mean()) ** 2).sum()
+    assert abs(1 / slope**2 / inputs.var() - 1) <= tolerance
+
+
+# 4. Masks
+
+
+MASKS = {
+    "batch": np.array([1, 0, 1]),
+    "batch, time": np.array([[1, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 1]]),
+    "all but channels": np.random.default_rng(3).integers(0, 2, (3, 4, 2)),
+    "input": np.random.default_rng(4).integers(0, 2, (3, 4, 2, CHANNELS)),
+    "nothing": np.zeros((3, 4)),
+}
+every_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+
+
+@every_case
+@every_mask
+@pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30])
+def test_masked_positions_belong_to_no_set_whatever_stands_there(case, mask, junk):
+    x = random_input(3, 4, 2, CHANNELS)
+    want = expected(case, x, mask=mask)
+    x[~spread(mask, x.shape)] = junk
+    layer = make(case, x.shape)
+    y = call(layer, x.astype("float32"), training=True, mask=mask.astype(bool))
+    np.testing.assert_allclose(y, want, rtol=1e-5, atol=2e-6)
+    assert all(np.isfinite(array(w)).all() for w in layer.weights)
+
+
+@every_case
+@every_mask
+def test_what_stands_in_masked_places_reaches_no_gradient(case, mask):
+    x, cotangent = random_input(3, 4, 2, CHANNELS), random_input(3, 4, 2, CHANNELS, seed=1)
+    mask = mask.astype(bool)
+    layer = make(case, x.shape, dtype="float64")
+    want = gradients(layer, x, cotangent, training=True, mask=mask)
+    hidden = ~spread(mask, x.shape)
+    x[hidden] = np.nan
+    got = gradients(layer, x, cotangent, training=True, mask=mask)
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-12, atol=1e-12)
+    assert (got[0][hidden] == 0).all()
+
+
+@every_case
+def test_a_fully_masked_set_gives_beta(case):
+    x = random_input(2, 4, CHANNELS, dtype="float32")
+    _, beta, axes = affine(case, x.shape, 2)
+    y = call(make(case, x.shape), x, training=True, mask=np.zeros((2, 4), bool))
+    np.testing.assert_allclose(y, np.broadcast_to(along(beta, axes, 3), x.shape), rtol=1e-6)
+
+
+@every_case
+def test_padding_changes_nothing_and_the_automatic_mask_is_passed_on(case):
+    tokens = np.array([[1, 2, 3, 4], [5, 6, 0, 0]])
+    padded = np.pad(tokens, ((0, 0), (0, 0 if "1, axis" in case.name else 3)))
+    embedding = keras.layers.Embedding(7, CHANNELS, mask_zero=True)
+    layer = make(case, (2, 4, CHANNELS))
+    x = embedding(tokens)
+    want = array(layer(x, training=True))
+    np.testing.assert_allclose(want, expected(case, array(x).astype("float64"), mask=tokens != 0), rtol=1e-5, atol=1e-5)
+    y = layer(embedding(padded), training=True)
+    np.testing.assert_allclose(array(y)[:, :4], want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(array(keras.src.backend.get_keras_mask(y)), padded != 0)
+
+
+# 5. Empty batches
+
+
+@every_case
+@pytest.mark.parametrize("training", [True, False])
+def test_an_empty_batch_gives_an_empty_output_and_leaves_the_weights(case, training):
+    layer = make(case, (2, 4, CHANNELS))
+    before = [array(w) for w in layer.weights]
+    y = call(layer, np.zeros((0, 4, CHANNELS), "float32"), training=training)
+    assert y.shape == (0, 4, CHANNELS)
+    for name, old, new in zip((w.name for w in layer.weights), before, layer.weights, strict=True):
+        if name != "step":
+            np.testing.assert_array_equal(array(new), old)
+
+
+# 6. Unknown sizes
+
+
+@every_case
+def test_batch_and_spatial_sizes_may_be_unknown(case):
+    known = 5 if "1, axis" in case.name else None
+    inputs = keras.Input((known, None, CHANNELS))
+    layer = case.make()
+    model = keras.Model(inputs, layer(inputs))
+    for shape in ((2, 5, 3, CHANNELS), (3, 5, 2, CHANNELS)):
+        x = random_input(*shape)
+        assert model.output_shape == (None, known, None, CHANNELS)
+        y = array(model(x.astype("float32"), training=True))
+        np.testing.assert_allclose(y, case.standardized(x, 3, EPSILON, None), rtol=1e-5, atol=2e-6)
+
+
+# 7. Configs and files
+
+
+@every_case
+def test_config_is_what_the_user_wrote_before_and_after_build(case):
+    layer = case.make(
+        epsilon=0.01,
+        beta_initializer="ones",
+        gamma_regularizer=keras.regularizers.L2(0.1),
+        gamma_constraint="non_neg",
+        name="norm",
+        dtype="mixed_bfloat16",
+    )
+    before = layer.get_config()
+    layer.build((2, 3, 4, CHANNELS))
+    assert layer.get_config() == before
+    assert before["epsilon"] == 0.01
+    again = type(layer).from_config(before)
+    assert again.get_config() == before
+
+
+@every_case
+def test_a_saved_model_predicts_the_same_bit_for_bit(case, tmp_path):
+    inputs = keras.Input((3, 4, CHANNELS))
+    layer = case.make(gamma_initializer="glorot_normal" if case.name == "layer(1, axis)" else "random_normal")
+    model = keras.Sequential([inputs, layer, keras.layers.Flatten(), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    x = random_input(5, 3, 4, CHANNELS, dtype="float32")
+    model.fit(x, np.ones((5, 2)), epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+    assert [array(w).tolist() for w in loaded.weights] == [array(w).tolist() for w in model.weights]
+
+
+@every_case
+def test_clone_model_makes_the_same_layer(case):
+    inputs = keras.Input((3, 4, CHANNELS))
+    model = keras.Model(inputs, case.make()(inputs))
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    x = random_input(2, 3, 4, CHANNELS, dtype="float32")
+    np.testing.assert_array_equal(array(clone(x)), array(model(x)))
+
+
+# 8. Modes of execution
+
+
+@every_case
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize("mode", ["graph", "xla", "remat"])
+def test_every_mode_of_execution_gives_the_same_numbers(case, masked, mode):
+    if mode != "remat" and BACKEND == "torch":
+        pytest.skip("Keras runs torch eagerly")
+    x = random_input(3, 4, 5, CHANNELS, dtype="float32")
+    mask = np.random.default_rng(5).integers(0, 2, (3, 4)).astype(bool) if masked else None
+    kwargs = {} if mask is None else {"mask": mask}
+    eager, other = make(case, x.shape), make(case, x.shape)
+    want = call(eager, x, training=True, **kwargs)
+    if mode == "remat":
+        with keras.RematScope(mode="activations"):
+            other = make(case, x.shape)
+            got = call(other, x, training=True, **kwargs)
+    elif BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        got = array(tf.function(other, jit_compile=mode == "xla")(tf.constant(x), training=True, **kwargs))
+    else:
+        import jax
+
+        step = jax.jit(lambda t, n, x: other.stateless_call(t, n, x, training=True, **kwargs))
+        got, state = step(
+            [w.value for w in other.trainable_variables], [w.value for w in other.non_trainable_variables], x
+        )
+        for variable, value in zip(other.non_trainable_variables, state, strict=True):
+            variable.assign(value)
+    np.testing.assert_allclose(array(got), want, rtol=1e-5, atol=2e-6)
+    for a, b in zip(other.weights, eager.weights, strict=True):
+        np.testing.assert_allclose(array(a), array(b), rtol=1e-5, atol=1e-6)
+
+
+@every_case
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fit_evaluate_and_predict_work(case, jit_compile):
+    if BACKEND == "torch" and jit_compile:
+        pytest.skip("torch.compile is not a promise")
+    x = random_input(8, 3, 4, CHANNELS, dtype="float32")
+    model = keras.Sequential([case.make(), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=jit_compile)
+    losses = model.fit(x, x.mean((1, 2, 3)), batch_size=4, epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    assert np.isfinite(model.evaluate(x, x.mean((1, 2, 3)), verbose=0))
+    assert model.predict(x, verbose=0).shape == (8, 1)
+
+
+# 9. Export
+
+
+@tensorflow_only
+@every_case
+@pytest.mark.parametrize("file_format", ["tf_saved_model", "litert"])
+def test_an_exported_model_gives_equal_outputs(case, file_format, tmp_path):
+    import tensorflow as tf
+
+    inputs = keras.Input((3, 4, CHANNELS))
+    model = keras.Model(inputs, case.make()(inputs))
+    x = random_input(2, 3, 4, CHANNELS, dtype="float32")
+    model(x, training=True)
+    if file_format == "tf_saved_model":
+        model.export(tmp_path / "model", format=file_format, verbose=False)
+        loaded = tf.saved_model.load(str(tmp_path / "model"))
+        got = array(loaded.serve(x))
+    else:
+        model.export(tmp_path / "model.tflite", format=file_format, verbose=False)
+        runner = tf.lite.Interpreter(str(tmp_path / "model.tflite"))
+        index = runner.get_input_details()[0]["index"]
+        runner.resize_tensor_input(index, x.shape)
+        runner.allocate_tensors()
+        runner.set_tensor(index, x)
+        runner.invoke()
+        got = runner.get_tensor(runner.get_output_details()[0]["index"])
+    np.testing.assert_allclose(got, array(model(x)), rtol=1e-5, atol=1e-5)
+
+
+# Extremes
+
+
+@every_case
+def test_a_constant_input_gives_beta(case):
+    x = np.full((3, 4, 5, CHANNELS), 7.0, "float32")
+    _, beta, axes = affine(case, x.shape, 3)
+    y = call(make(case, x.shape), x, training=True)
+    np.testing.assert_allclose(y, np.broadcast_to(along(beta, axes, 4), x.shape), rtol=1e-5, atol=1e-5)
+
+
+@every_case
+@pytest.mark.parametrize("scale", [1e-30, 1e17])
+def test_tiny_and_huge_inputs_follow_the_definition(case, scale):
+    x = random_input(3, 4, 5, CHANNELS) * scale
+    y = call(make(case, x.shape), x.astype("float32"), training=True)
+    np.testing.assert_allclose(y, expected(case, x), rtol=1e-5, atol=1e-5)
+
+
+@every_case
+def test_a_variance_beyond_float32_gives_beta_and_zero_gradients_not_nan(case):
+    x = random_input(3, 4, 5, CHANNELS) * 1e30
+    layer = make(case, x.shape)
+    _, beta, axes = affine(case, x.shape, 3)
+    y = call(layer, x.astype("float32"), training=True)
+    np.testing.assert_allclose(y, np.broadcast_to(along(beta, axes, 4), x.shape), rtol=1e-5, atol=1e-5)
+    for gradient in gradients(layer, x.astype("float32"), random_input(*x.shape, dtype="float32"), training=True):
+        assert np.isfinite(gradient).all()
+
+
+@every_case
+def test_one_infinite_sample_leaves_the_others_untouched_where_samples_are_apart(case):
+    if case.over_batch:
+        pytest.skip("its sets run through the batch")
+    x = random_input(3, 4, 5, CHANNELS, dtype="float32")
+    layer = make(case, x.shape)
+    want = call(layer, x)
+    x[1, 2, 3, 4] = np.inf
+    np.testing.assert_array_equal(call(layer, x)[[0, 2]], want[[0, 2]])

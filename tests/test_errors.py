@@ -1,0 +1,68 @@
+"""What is said to who breaks a rule: `Owner: rule. Received: names=values (hint).`"""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_norm as kn
+from keras_norm import functional
+
+X = np.ones((2, 4, 6), "float32")
+
+GROUP, LAYER, BATCH = kn.GroupNormalization, kn.LayerNormalization, kn.BatchNormalization
+CASES = [
+    (lambda: GROUP(0), ValueError, "GroupNormalization: groups must be positive, or -1 for one group a channel. Received: groups=0"),
+    (lambda: GROUP(-2), ValueError, "groups must be positive, or -1 for one group a channel. Received: groups=-2"),
+    (lambda: GROUP(2.0), TypeError, "GroupNormalization: groups must be an integer. Received: groups=2.0 (float)"),
+    (lambda: GROUP(True), TypeError, "groups must be an integer. Received: groups=True (bool)"),
+    (lambda: GROUP("2"), TypeError, "groups must be an integer. Received: groups='2' (str)"),
+    (lambda: GROUP(4)(X), ValueError, "groups must divide the channel axis. Received: groups=4, axis=-1 with 6 channels (divisors: 1, 2, 3, 6)"),
+    (lambda: GROUP(4).build((None, 6)), ValueError, "groups must divide the channel axis"),
+    (lambda: GROUP(2, axis=[1, 2]), TypeError, "GroupNormalization: axis must be an integer. Received: axis=[1, 2] (list)"),
+    (lambda: GROUP(2, axis=1.0), TypeError, "axis must be an integer. Received: axis=1.0 (float)"),
+    (lambda: GROUP(2, axis=None), TypeError, "axis must be an integer. Received: axis=None (NoneType)"),
+    (lambda: GROUP(2, axis=3)(X), ValueError, "axis must be an axis of the input. Received: axis=3 for an input of rank 3 (use -3 to 2)"),
+    (lambda: GROUP(2, axis=-4)(X), ValueError, "axis must be an axis of the input. Received: axis=-4"),
+    (lambda: GROUP(2, axis=0)(X), ValueError, "axis must not be 0, the batch, whose samples are normalized apart. Received: axis=0"),
+    (lambda: kn.InstanceNormalization(axis=-3)(X), ValueError, "InstanceNormalization: axis must not be 0"),
+    (lambda: GROUP(2).build((6,)), ValueError, "inputs must have a batch axis and at least one more. Received: input_shape=(6,)"),
+    (lambda: GROUP(2)(keras.Input((4, None))), ValueError, "gamma and beta must run along axes of known size. Received: axis=-1, input_shape=(None, 4, None)"),
+    (lambda: LAYER(axis=[1, 2])(keras.Input((None, 6))), ValueError, "LayerNormalization: gamma and beta must run along axes of known size"),
+    (lambda: LAYER(axis="channels"), TypeError, "LayerNormalization: axis must be an integer. Received: axis='channels' (str)"),
+    (lambda: LAYER(axis=[1, 2.0]), TypeError, "axis must be an integer. Received: axis=2.0 (float)"),
+    (lambda: LAYER(axis=[1, -2])(X), ValueError, "axis must name at least one axis, and each only once. Received: axis=[1, -2]"),
+    (lambda: LAYER(axis=[])(X), ValueError, "axis must name at least one axis"),
+    (lambda: LAYER(axis=5)(X), ValueError, "axis must be an axis of the input. Received: axis=5"),
+    (lambda: LAYER(epsilon=0), ValueError, "LayerNormalization: epsilon must be positive. Received: epsilon=0"),
+    (lambda: LAYER(epsilon=-1e-3), ValueError, "epsilon must be positive. Received: epsilon=-0.001"),
+    (lambda: LAYER(epsilon="1e-3"), TypeError, "epsilon must be a number. Received: epsilon='1e-3' (str)"),
+    (lambda: LAYER(epsilon=float("nan")), ValueError, "epsilon must be positive. Received: epsilon=nan"),
+    (lambda: LAYER(center="yes"), TypeError, "center must be True or False. Received: center='yes' (str)"),
+    (lambda: LAYER(scale=None), TypeError, "scale must be True or False. Received: scale=None (NoneType)"),
+    (lambda: BATCH(momentum=1.5), ValueError, "BatchNormalization: momentum must lie in [0, 1]. Received: momentum=1.5"),
+    (lambda: BATCH(momentum=-0.1), ValueError, "momentum must lie in [0, 1]. Received: momentum=-0.1"),
+    (lambda: BATCH(momentum=None), TypeError, "momentum must be a number. Received: momentum=None (NoneType)"),
+    (lambda: BATCH(synchronized="yes"), TypeError, "synchronized must be True or False. Received: synchronized='yes' (str)"),
+    (lambda: BATCH(axis=7)(X), ValueError, "BatchNormalization: axis must be an axis of the input. Received: axis=7"),
+    (lambda: GROUP(2)(X, mask=np.ones((2, 3), bool)), ValueError, "mask must have the leading axes of the input. Received: mask.shape=(2, 3), inputs.shape=(2, 4, 6)"),
+    (lambda: BATCH()(X, training=True, mask=np.ones((2, 4, 6, 1), bool)), ValueError, "mask must have the leading axes of the input"),
+    (lambda: called_with_other_channels(), ValueError, "expected axis 2 of input shape to have value 6"),
+    (lambda: functional.group_norm(X, None, None, 4), ValueError, "group_norm: groups must divide the channel axis. Received: groups=4"),
+    (lambda: functional.group_norm(X, np.ones(3), None, 2), ValueError, "group_norm: gamma must have one value for each position of the axes it scales. Received: gamma.shape=(3,)"),
+    (lambda: functional.layer_norm(X, None, np.ones((6, 4)), axis=[1, 2]), ValueError, "layer_norm: beta must have one value for each position"),
+    (lambda: functional.batch_norm(X, None, None, axis=3), ValueError, "batch_norm: axis must be an axis of the input"),
+    (lambda: GROUP(2, unknown=1), ValueError, "Unrecognized keyword arguments"),
+]  # fmt: skip
+
+
+def called_with_other_channels():
+    layer = GROUP(2)
+    layer(X)
+    layer(X[..., :4])
+
+
+@pytest.mark.parametrize(("broken", "error", "words"), CASES, ids=[words for _, _, words in CASES])
+def test_bad_input_is_told_the_rule_and_what_was_received(broken, error, words):
+    with pytest.raises(error) as caught:
+        broken()
+    assert words in str(caught.value)
