@@ -89,7 +89,7 @@ class MovingNormalization(Normalization):
             mean, variance = mean / ops.maximum(seen, 1.0), variance / ops.maximum(seen, 1.0)
         for moving, statistic in ((self.moving_mean, mean), (self.moving_variance, variance)):
             followed = moving * self.momentum + ops.cast(statistic, moving.dtype) * (1.0 - self.momentum)
-            moving.assign(ops.where(seen > 0, followed, moving))
+            moving.assign(ops.where(seen > 0, followed, moving.value))
 
     def _add_moving_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
         """A wide weight that a step assigns to, the same value on every replica."""
