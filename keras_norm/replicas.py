@@ -34,3 +34,12 @@ def _replica_among_several():
         return None
     replica = tf.distribute.get_replica_context()  # None where code runs once for all, as in a model's build
     return replica if replica is not None and replica.num_replicas_in_sync > 1 else None
+
+
+def some_are_in_other_processes() -> bool:
+    """Whether the strategy in scope has replicas on other workers than this one."""
+    if backend.backend() != "tensorflow":
+        return False
+    strategy = tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    return replicas > 1 and replicas > len(strategy.extended.worker_devices)  # the devices of this process
