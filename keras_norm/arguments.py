@@ -139,4 +139,5 @@ def inferred_shape(x: Tensor) -> tuple[Any, ...]:
 
 def at_least_float32(dtype: str) -> str:
     """`dtype`, or float32 where it is narrower or holds integers."""
-    return keras.backend.result_type(dtype, "float32")
+    # Not `keras.backend.result_type`, which takes float64 for float32 on JAX and torch.
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"

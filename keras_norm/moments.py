@@ -72,13 +72,12 @@ def moments(
     x = ops.cast(x, at_least_float32(x.dtype))
     sample = _first_eighth(x, axes[0]) if mask is None else x
     total, sampled = join((_sum(_select(sample, mask), axes), _count(sample, axes, mask)))
-    shift = ops.stop_gradient(total / ops.maximum(sampled, 1.0))
+    shift = ops.stop_gradient(total / _or_one(sampled))
     d = centre(x, shift, mask)
     first, second, count = join((_sum(d, axes), _sum(ops.square(d), axes), _count(x, axes, mask)))
-    size = ops.maximum(count, 1.0)
-    first, second = first / size, second / size
-    # Only rounding makes the difference negative. Where squares exceed float32 it is inf, not inf - inf: y is beta.
-    variance = ops.maximum(second - ops.minimum(ops.square(first), 3e38), 0.0)
+    first, second = first / _or_one(count), second / _or_one(count)
+    # Only rounding makes the variance negative. Squares beyond float32 make it inf, not inf - inf: the output is beta.
+    variance = ops.relu(second - ops.square(ops.clip(first, -1e19, 1e19)))
     return Moments(shift + first, variance, count)
 
 
@@ -99,6 +98,11 @@ def _count(x: Tensor, axes: tuple[int, ...], mask: Tensor | None) -> Tensor:
     shape = ops.shape(x)
     sizes = [shape[a] if isinstance(shape[a], int) else ops.cast(shape[a], x.dtype) for a in axes]
     return ops.full([1] * len(shape), math.prod(sizes), x.dtype)
+
+
+def _or_one(count: Tensor) -> Tensor:
+    """The divisor of sums over `count` positions, whose sums are 0 where there is none."""
+    return ops.maximum(count, ops.ones_like(count))
 
 
 def _first_eighth(x: Tensor, axis: int) -> Tensor:
