@@ -76,8 +76,8 @@ def moments(
     d = centre(x, shift, mask)
     first, second, count = join((_sum(d, axes), _sum(ops.square(d), axes), _count(x, axes, mask)))
     first, second = first / _or_one(count), second / _or_one(count)
-    # Only rounding makes the variance negative. Squares beyond float32 make it inf, not inf - inf: the output is beta.
-    variance = ops.relu(second - ops.square(ops.clip(first, -1e19, 1e19)))
+    # Rounding can make the variance negative, and squares beyond float32 infinite: both ends are kept finite.
+    variance = ops.clip(second - ops.square(ops.clip(first, -1e19, 1e19)), 0.0, 3e38)
     return Moments(shift + first, variance, count)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import keras
 import numpy as np
 import reference
 
@@ -47,10 +48,16 @@ class Case:
     same: Callable[..., bool]
     any_axis: bool = True
     over_batch: bool = False
+    mixed: tuple[float, Callable[..., bool]] | None = None
+    """The share of a second set's output, and that set."""
 
     def standardized(self, x, axis, epsilon, mask=None):
         """The layer's h at each position, in float64, by the loop over S_i."""
-        return reference.standardize(x, self.same, axis, epsilon, mask)
+        h = reference.standardize(x, self.same, axis, epsilon, mask)
+        if self.mixed is None:
+            return h
+        share, same = self.mixed
+        return (1 - share) * h + share * reference.standardize(x, same, axis, epsilon, mask)
 
     def affine_axes(self, axis):
         """The axes that gamma and beta run along."""
@@ -78,6 +85,14 @@ CASES = [
     Case("layer(1, axis)", layer_over_1_and, same_elsewhere_but_axis_1, any_axis=False),
     Case("layer(None)", layer_over_the_sample, same_sample, any_axis=False),
     Case("batch", kn.BatchNormalization, same_channel, over_batch=True),
+    Case("batch_renorm", kn.BatchRenormalization, same_channel, over_batch=True),
+    Case(
+        "batch_instance",
+        partial(kn.BatchInstanceNormalization, rho_initializer=keras.initializers.Constant(0.25)),
+        same_channel,
+        over_batch=True,
+        mixed=(0.75, same_sample_and_channel),
+    ),
 ]
 CHANNELS = 6
 

@@ -51,6 +51,13 @@ CASES = [
     (lambda: functional.group_norm(X, np.ones(3), None, 2), ValueError, "group_norm: gamma must have one value for each position of the axes it scales. Received: gamma.shape=(3,)"),
     (lambda: functional.layer_norm(X, None, np.ones((6, 4)), axis=[1, 2]), ValueError, "layer_norm: beta must have one value for each position"),
     (lambda: functional.batch_norm(X, None, None, axis=3), ValueError, "batch_norm: axis must be an axis of the input"),
+    (lambda: kn.BatchRenormalization(r_max=0.5), ValueError, "BatchRenormalization: r_max must be at least 1. Received: r_max=0.5"),
+    (lambda: kn.BatchRenormalization(d_max=-1), ValueError, "d_max must be at least 0. Received: d_max=-1"),
+    (lambda: kn.BatchRenormalization(d_max="5"), TypeError, "d_max must be a number. Received: d_max='5' (str)"),
+    (lambda: kn.BatchInstanceNormalization(axis=0)(X), ValueError, "BatchInstanceNormalization: axis must not be 0"),
+    (lambda: kn.schedules.PiecewiseLinear([5, 2], [0, 1]), ValueError, "PiecewiseLinear: steps must be at least two and increase, with a value for each. Received: steps=[5, 2], values=[0, 1]"),
+    (lambda: kn.schedules.PiecewiseLinear([5, 7], [0]), ValueError, "steps must be at least two and increase"),
+    (lambda: kn.schedules.PiecewiseLinear([5, 7.5], [0, 1]), TypeError, "PiecewiseLinear: steps must be an integer. Received: steps=7.5"),
     (lambda: GROUP(2, unknown=1), ValueError, "Unrecognized keyword arguments"),
 ]  # fmt: skip
 

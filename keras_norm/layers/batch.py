@@ -36,9 +36,5 @@ class BatchNormalization(MovingNormalization):
     """
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
-        if self._uses_batch(training):
-            statistics = self._batch_moments(x, mask)
-            self._follow(statistics)
-        else:
-            statistics, mask = self._moving_moments(x), None
+        statistics, mask = self._statistics(x, training, mask)
         return batch_norm(x, self.gamma, self.beta, self.epsilon, axis=self.axis, mask=mask, statistics=statistics)

@@ -62,21 +62,31 @@ class MovingNormalization(Normalization):
     def _affine_axes(self, rank: int) -> list[int]:
         return [arguments.resolve_axis(self._owner, self.axis, rank)]
 
-    def _uses_batch(self, training: bool | None) -> bool:
-        """Whether the moments are those of the batch, not the moving ones."""
-        return bool(training) and self.trainable
+    def _statistics(self, x: Tensor, training: bool | None, mask: Tensor | None) -> tuple[Moments, Tensor | None]:
+        """Mean and variance to standardize `x` with, and the mask to do it under.
 
-    def _batch_moments(self, x: Tensor, mask: Tensor | None) -> Moments:
-        """Mean, variance and count of each channel over the batch, joined over the replicas if synchronized."""
+        In training those of the batch, which the moving ones follow; else the moving ones, which no mask changes.
+        """
         (axis,) = self._affine_axes(len(x.shape))
+        moving = self._moving_moments(x, axis)
+        if not training or not self.trainable:
+            return moving, None
         mask = arguments.resolve_mask(self._owner, mask, x)
-        return moments(x, axes_except(x, axis), mask, sum_over_replicas if self.synchronized else None)
+        batch = moments(x, axes_except(x, axis), mask, sum_over_replicas if self.synchronized else None)
+        statistics = self._in_training(batch, moving)
+        self._follow(batch)
+        return statistics, mask
 
-    def _moving_moments(self, x: Tensor) -> Moments:
+    def _in_training(self, batch: Moments, moving: Moments) -> Moments:
+        """The moments to standardize a training batch with, which had these and met those."""
+        return batch
+
+    def _moving_moments(self, x: Tensor, axis: int) -> Moments:
         """The moving statistics, shaped to broadcast along `x`."""
-        (axis,) = self._affine_axes(len(x.shape))
         shape = [-1 if a == axis else 1 for a in range(len(x.shape))]
-        mean, variance = ops.reshape(self.moving_mean, shape), ops.reshape(self.moving_variance, shape)
+        mean, variance = (
+            ops.cast(ops.reshape(moving, shape), x.dtype) for moving in (self.moving_mean, self.moving_variance)
+        )
         return Moments(mean, variance, ops.zeros_like(mean))
 
     def _follow(self, batch: Moments) -> None:
@@ -87,9 +97,18 @@ class MovingNormalization(Normalization):
             # A replica that saw nothing of a channel adds 0 to all three sums.
             mean, variance, seen = sum_over_replicas((mean, variance, seen))
             mean, variance = mean / ops.maximum(seen, 1.0), variance / ops.maximum(seen, 1.0)
-        for moving, statistic in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            followed = moving * self.momentum + ops.cast(statistic, moving.dtype) * (1.0 - self.momentum)
-            moving.assign(ops.where(seen > 0, followed, moving.value))
+        mean = self._moved(self.moving_mean, ops.cast(mean, self.moving_mean.dtype))
+        variance = self._moved_variance(self.moving_variance, ops.cast(variance, self.moving_variance.dtype))
+        self.moving_mean.assign(ops.where(seen > 0, mean, self.moving_mean))
+        self.moving_variance.assign(ops.where(seen > 0, variance, self.moving_variance))
+
+    def _moved(self, moving: Tensor, batch: Tensor) -> Tensor:
+        """One step of the moving average."""
+        return moving * self.momentum + batch * (1.0 - self.momentum)
+
+    def _moved_variance(self, moving: Tensor, batch: Tensor) -> Tensor:
+        """One step of the moving variance."""
+        return self._moved(moving, batch)
 
     def _add_moving_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
         """A wide weight that a step assigns to, the same value on every replica."""

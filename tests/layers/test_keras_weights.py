@@ -14,10 +14,11 @@ PAIRS = [
     (lambda n: n.GroupNormalization(2, axis=1), "group, axis 1"),
     (lambda n: n.LayerNormalization(), "layer"),
     (lambda n: n.LayerNormalization(axis=[3, 1]), "layer, two axes"),
-    (lambda n: n.LayerNormalization(axis=-2, epsilon=0.1, scale=False), "layer, axis -2"),
     (lambda n: n.BatchNormalization(), "batch"),
     (lambda n: n.BatchNormalization(axis=1, center=False, epsilon=0.1), "batch, axis 1"),
 ]
+if keras.backend.backend() != "torch":  # where Keras' own takes the last axes only
+    PAIRS.append((lambda n: n.LayerNormalization(axis=-2, epsilon=0.1, scale=False), "layer, axis -2"))
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,0 +1,90 @@
+"""Batch-Instance Normalization: each channel's own mixture of Batch and Instance Normalization."""
+
+from typing import Any
+
+import keras
+from keras import initializers, ops
+
+from keras_norm import arguments
+from keras_norm.arguments import Tensor
+from keras_norm.functional import batch_norm, instance_norm
+from keras_norm.layers.moving import MovingNormalization
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class UnitInterval(keras.constraints.Constraint):
+    """Keeps each value of a weight in [0, 1].
+
+    Example:
+        >>> print(np.array(UnitInterval()(np.array([-0.5, 0.5, 1.5]))))
+        [0.  0.5 1. ]
+    """
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """`w` clipped to [0, 1]."""
+        return ops.clip(w, 0.0, 1.0)
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class BatchInstanceNormalization(MovingNormalization):
+    r"""Mixes Batch and Instance Normalization by a gate that each channel learns.
+
+    For inputs of shape `(N, ..., C)` let x_B be the inputs standardized over `S_i = {k : k_C = i_C}` as by
+    `BatchNormalization` (in inference with the moving statistics), and x_I those standardized over
+    `S_i = {k : k_N = i_N, k_C = i_C}` as by `InstanceNormalization`. Then
+
+        y_i = gamma_c (rho_c x_B + (1 - rho_c) x_I) + beta_c
+
+    with gamma, beta and the gate rho of shape `(C,)`. rho starts at 1 and is kept in [0, 1] by a constraint: a
+    channel near 1 keeps the differences in style between samples, a channel near 0 removes them.
+
+    The paper trains rho with ten times the learning rate of the other weights. A Keras optimizer has one rate for
+    all its weights, and a gradient ten times larger changes nothing for Adam and its kin, so the layer does neither.
+    In a training loop of your own give the weights named "rho" to a second optimizer with ten times the rate.
+
+    Args:
+        axis, momentum, synchronized, ...: see `MovingNormalization`.
+        epsilon, center, scale, ...: see `Normalization`.
+        rho_initializer: ones, or what Keras takes for an initializer.
+
+    Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.
+
+    Example:
+        >>> layer = BatchInstanceNormalization()
+        >>> y = layer(np.ones((4, 8, 8, 6)), training=True)
+        >>> tuple(layer.rho.shape)
+        (6,)
+
+    Reference: Nam & Kim, Batch-Instance Normalization, NeurIPS 2018, https://arxiv.org/abs/1805.07925, eq. 3 and 4.
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        *args: Any,
+        rho_initializer: Any = "ones",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(axis, momentum, epsilon, *args, **kwargs)
+        self.rho_initializer = initializers.get(rho_initializer)
+        self.rho = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        shape = (input_shape[self.axis],)
+        self.rho = self._add_wide_weight("rho", shape, self.rho_initializer, constraint=UnitInterval())
+
+    def _affine_axes(self, rank: int) -> list[int]:
+        return [arguments.resolve_channel_axis(self._owner, self.axis, rank)]
+
+    def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
+        statistics, batch_mask = self._statistics(x, training, mask)
+        gamma = 1.0 if self.gamma is None else self.gamma
+        of_batch, of_instance = gamma * self.rho, gamma * (1.0 - self.rho)
+        x_b = batch_norm(x, of_batch, self.beta, self.epsilon, axis=self.axis, mask=batch_mask, statistics=statistics)
+        return x_b + instance_norm(x, of_instance, None, self.epsilon, axis=self.axis, mask=mask)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rho_initializer": initializers.serialize(self.rho_initializer)}

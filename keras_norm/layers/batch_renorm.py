@@ -1,0 +1,116 @@
+"""Batch Renormalization: Batch Normalization's set, corrected towards what inference will use."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_norm import arguments
+from keras_norm.arguments import Tensor
+from keras_norm.functional import batch_norm
+from keras_norm.layers.moving import MovingNormalization
+from keras_norm.moments import Moments
+from keras_norm.schedules import PiecewiseLinear
+
+Clip = float | Callable[[Tensor], Tensor]
+"""A number, or a function of the training step (a Keras learning rate schedule is one)."""
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class BatchRenormalization(MovingNormalization):
+    r"""Standardizes each channel over the whole batch, and corrects the result towards the moving statistics.
+
+    For inputs of shape `(N, ..., C)` and `S_i = {k : k_C = i_C}`, with the batch's mean(S_i) and sigma_B =
+    sqrt(var(S_i) + epsilon), and the moving mean mu and sigma = sqrt(moving variance + epsilon), training computes
+
+        r = clip(sigma_B / sigma, 1 / r_max, r_max)             no gradient flows through r
+        d = clip((mean(S_i) - mu) / sigma, -d_max, d_max)       and d
+        y_i = gamma_c (r (x_i - mean(S_i)) / sigma_B + d) + beta_c
+
+    With r_max = 1 and d_max = 0 this is `BatchNormalization`; where the clips are open, it is what inference gives:
+
+        y_i = gamma_c (x_i - mu) / sigma + beta_c
+
+    The moving average is taken of sigma, as in the paper, and kept as `moving_variance` = sigma^2 - epsilon. So all
+    weights but `step` (the number of training steps so far, which the schedules read) are those of
+    `BatchNormalization`. From a `keras.layers.BatchNormalization(renorm=True)` take gamma, beta, renorm_mean and
+    renorm_stddev^2 - epsilon.
+
+    Args:
+        axis, momentum, synchronized, ...: see `MovingNormalization`.
+        epsilon, center, scale, ...: see `Normalization`.
+        r_max: the largest correction of the scale, at least 1: a number, or a function of the step. By default the
+            paper's: 1 for 5,000 steps, then linearly to 3 at step 40,000.
+        d_max: the largest correction of the mean in units of sigma, at least 0: a number, or a function of the step.
+            By default the paper's: 0 for 5,000 steps, then linearly to 5 at step 25,000.
+
+    Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.
+
+    Example:
+        >>> layer = BatchRenormalization(r_max=3.0, d_max=5.0)
+        >>> y = layer(np.ones((2, 4, 3)), training=True)
+        >>> [w.name for w in layer.weights]
+        ['gamma', 'beta', 'moving_mean', 'moving_variance', 'step']
+
+    Reference: Ioffe, Batch Renormalization, NeurIPS 2017, https://arxiv.org/abs/1702.03275, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        *args: Any,
+        r_max: Clip = PiecewiseLinear([5_000, 40_000], [1.0, 3.0]),  # noqa: B008 (immutable)
+        d_max: Clip = PiecewiseLinear([5_000, 25_000], [0.0, 5.0]),  # noqa: B008
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(axis, momentum, epsilon, *args, **kwargs)
+        self.r_max = self._check_clip("r_max", r_max, least=1)
+        self.d_max = self._check_clip("d_max", d_max, least=0)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        self.step = self.add_weight(
+            name="step", shape=(), initializer="zeros", dtype="int32", trainable=False, aggregation="only_first_replica"
+        )
+
+    def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
+        statistics, mask = self._statistics(x, training, mask)
+        return batch_norm(x, self.gamma, self.beta, self.epsilon, axis=self.axis, mask=mask, statistics=statistics)
+
+    def _in_training(self, batch: Moments, moving: Moments) -> Moments:
+        """The mean and the sigma with which standardizing alone gives r (x - mean) / sigma_B + d."""
+        r_max, d_max = self._clip_now(self.r_max, batch.mean), self._clip_now(self.d_max, batch.mean)
+        self.step.assign(self.step + 1)
+        sigma_batch, sigma = ops.sqrt(batch.variance + self.epsilon), ops.sqrt(moving.variance + self.epsilon)
+        r = ops.stop_gradient(ops.clip(sigma_batch / sigma, 1.0 / r_max, r_max))
+        d = ops.stop_gradient(ops.clip((batch.mean - moving.mean) / sigma, -d_max, d_max))
+        corrected = sigma_batch / r
+        return Moments(batch.mean - d * corrected, ops.square(corrected) - self.epsilon, batch.count)
+
+    def _moved_variance(self, moving: Tensor, batch: Tensor) -> Tensor:
+        sigma = self._moved(ops.sqrt(moving + self.epsilon), ops.sqrt(batch + self.epsilon))
+        return ops.relu(ops.square(sigma) - self.epsilon)
+
+    def _clip_now(self, clip: Clip, like: Tensor) -> Tensor:
+        """The clip at this step, in the dtype of `like`."""
+        return ops.cast(clip(self.step), like.dtype) if callable(clip) else ops.convert_to_tensor(clip, like.dtype)
+
+    def _check_clip(self, name: str, clip: Any, least: float) -> Clip:
+        """The clip, if it is a number of at least `least` or a function (or the config of one)."""
+        if isinstance(clip, dict):
+            return keras.saving.deserialize_keras_object(clip)
+        if callable(clip):
+            return clip
+        if arguments.number(self._owner, name, clip) < least:
+            raise ValueError(f"{self._owner}: {name} must be at least {least}. Received: {name}={clip}.")
+        return float(clip)
+
+    def get_config(self) -> dict[str, Any]:
+        clips = {"r_max": self.r_max, "d_max": self.d_max}
+        return {
+            **super().get_config(),
+            **{k: keras.saving.serialize_keras_object(v) if callable(v) else v for k, v in clips.items()},
+        }

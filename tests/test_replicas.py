@@ -1,0 +1,196 @@
+"""Several replicas against one device on the joined batch; each number of replicas runs in a process of its own."""
+
+from functools import cache
+
+import keras
+import numpy as np
+import pytest
+from backends import BACKEND, tensorflow_only
+from replicas import models, parts, processes
+
+from keras_norm.replicas import sum_over_replicas
+
+COUNTS = list(parts.SIZES)
+CASES = [(count, sizes) for count in COUNTS for sizes in parts.SIZES[count]]
+every_count = pytest.mark.parametrize("count", COUNTS)
+every_case = pytest.mark.parametrize(("count", "sizes"), CASES, ids=[str(sizes) for _, sizes in CASES])
+every_call = pytest.mark.parametrize("call", [c for c in parts.CALLS if "offset" not in c])
+UNIT = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}
+
+
+@pytest.fixture(scope="session")
+def found(tmp_path_factory):
+    """`found(count)` is what `on_replicas.py` found, by name."""
+    folder = tmp_path_factory.mktemp("replicas")
+    running = {count: processes.start("on_replicas.py", count, folder / f"{count}.npz") for count in COUNTS}
+
+    @cache
+    def of(count):
+        processes.finish([running[count]])
+        return processes.results(folder / f"{count}.npz")
+
+    yield of
+    processes.stop(running.values())
+
+
+class Joined:
+    """The batch of a case as one device has it, in the numbers that the call's dtype holds."""
+
+    def __init__(self, sizes, call):
+        dtype = "float16" if call == "mixed_float16" else "float32"
+        self.parts = [x.astype(dtype).astype("float64") for x in parts.inputs(sizes, call)]
+        if call == "mixed_bfloat16":
+            self.parts = [bfloat16(x) for x in self.parts]
+        self.masks = parts.masks(sizes, call)
+        self.x = np.concatenate(self.parts)
+        self.mask = None if self.masks is None else np.concatenate(self.masks)
+        self.cotangent = np.concatenate(parts.cotangents(sizes)).astype("float64")
+
+
+def bfloat16(x):
+    return keras.ops.convert_to_numpy(keras.ops.cast(keras.ops.cast(x, "bfloat16"), "float32")).astype("float64")
+
+
+def close(got, want, call="synchronized"):
+    """Within 2e-5 of the values' size in float32, or within the rounding of a narrower dtype."""
+    unit = UNIT.get(call, 2e-5)
+    np.testing.assert_allclose(got, want, rtol=unit, atol=unit * max(1.0, np.abs(want).max(initial=0.0)))
+
+
+@tensorflow_only
+@every_case
+@pytest.mark.parametrize("call", [c for c in parts.CALLS if "offset" not in c and "plain" not in c])
+def test_a_synchronized_layer_equals_one_device_on_the_joined_batch(found, count, sizes, call):
+    one, got = Joined(sizes, call), found(count)
+    close(got[f"{call} {sizes} y"], parts.batch_norm(one.x, one.mask), call)
+    dx, dgamma, dbeta = parts.gradients(one.x, one.cotangent, one.mask)
+    close(got[f"{call} {sizes} dx"], dx, call)
+    close(got[f"{call} {sizes} dgamma"], dgamma, call)
+    close(got[f"{call} {sizes} dbeta"], dbeta, call)
+    mean, variance = parts.followed([one.x], [one.mask])
+    for copy in range(count):
+        close(got[f"{call} {sizes} moving_mean"][copy], mean)
+        close(got[f"{call} {sizes} moving_variance"][copy], variance)
+
+
+@tensorflow_only
+@pytest.mark.parametrize("sizes", [s for count, s in CASES if count > 1 and 0 not in s], ids=str)
+def test_a_plain_layer_differs_from_the_joined_batch_visibly(found, sizes):
+    y = found(len(sizes))[f"plain {sizes} y"]
+    assert np.abs(y - parts.batch_norm(Joined(sizes, "plain").x)).max() > 0.5
+
+
+@tensorflow_only
+@every_case
+@pytest.mark.parametrize("call", ["plain", "plain, mask of inputs"])
+def test_a_plain_layer_stores_the_mean_over_the_replicas_that_saw_a_channel(found, count, sizes, call):
+    one, got = Joined(sizes, call), found(count)
+    y = [parts.batch_norm(x, m) for x, m in zip(one.parts, one.masks or [None] * count, strict=True)]
+    close(got[f"{call} {sizes} y"], np.concatenate(y))
+    for name, want in zip(("moving_mean", "moving_variance"), parts.followed(one.parts, one.masks), strict=True):
+        close(got[f"{call} {sizes} {name}"], np.broadcast_to(want, (count, parts.CHANNELS)))
+
+
+@tensorflow_only
+@every_case
+@pytest.mark.parametrize(("call", "tolerance"), [("offset 1e3", 1e-5), ("offset 1e4", 1e-4)])
+def test_the_joined_variance_survives_an_offset(found, count, sizes, call, tolerance):
+    _, variance, _ = parts.statistics(Joined(sizes, call).x)
+    np.testing.assert_allclose(found(count)[f"{call} {sizes} moving_variance"][0], variance, rtol=tolerance)
+
+
+@tensorflow_only
+@every_count
+@pytest.mark.parametrize("call", parts.CALLS)
+def test_a_synchronized_layer_takes_two_collectives_a_plain_one_one_and_one_replica_none(found, count, call):
+    first = parts.SIZES[count][0]
+    per_layer = 0 if count == 1 else 1 if "plain" in call else 2
+    assert found(count)[f"{call} {first} collectives"] == per_layer
+    assert found(count)[f"{call} {first} collectives of inference"] == 0
+
+
+# fit, evaluate and predict
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return models.trained(models.convolutional())
+
+
+@tensorflow_only
+@every_count
+def test_training_on_replicas_equals_training_on_one_device(found, one_device, count):
+    for name, want in one_device.items():
+        np.testing.assert_allclose(found(count)[f"training True {name}"], want, rtol=2e-5, atol=2e-5, err_msg=name)
+    if count > 1:
+        control = {name: found(count)[f"training False {name}"] for name in ("history loss", "predict")}
+        assert all(np.abs(value - one_device[name]).max() > 0.01 for name, value in control.items())
+
+
+@tensorflow_only
+@every_count
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_all_replicas_hold_the_same_weights_after_training(found, count, synchronized):
+    copies = {k: v for k, v in found(count).items() if k.startswith(f"training {synchronized} copies")}
+    assert any("moving_variance" in name for name in copies)
+    for name, values in copies.items():
+        np.testing.assert_array_equal(values, np.broadcast_to(values[0], values.shape), err_msg=name)
+
+
+@tensorflow_only
+@every_count
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_a_saved_model_predicts_as_the_live_one(found, count, synchronized):
+    live = found(count)[f"training {synchronized} predict"]
+    np.testing.assert_allclose(found(count)[f"training {synchronized} loaded predict"], live, rtol=1e-5, atol=1e-6)
+
+
+@tensorflow_only
+def test_uneven_batches_and_an_empty_part_equal_one_device_with_keras_scale_of_the_loss(found):
+    # Keras takes the mean over a replica's samples and divides it by the number of replicas.
+    x, y = models.images(11)
+    scale = np.concatenate([[n / (2 * part)] * part for n, part in ((5, 3), (5, 2), (5, 3), (5, 2), (1, 1))])
+    model = models.dense()
+    model.fit(x, y, sample_weight=scale, batch_size=5, epochs=2, shuffle=False, verbose=0)
+    want = models.weights(model) | {
+        "evaluate": model.evaluate(x, y, verbose=0),
+        "predict": model.predict(x, verbose=0),
+    }
+    for name, value in want.items():
+        np.testing.assert_allclose(found(2)[f"uneven True {name}"], value, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+@tensorflow_only
+def test_a_plain_layer_stays_finite_when_a_replica_goes_empty(found):
+    values = {k: v for k, v in found(2).items() if k.startswith("uneven False")}
+    assert len(values) > 8
+    assert all(np.isfinite(value).all() for value in values.values())
+
+
+@tensorflow_only
+def test_keras_cannot_build_from_an_uneven_first_batch(found):
+    assert "must have the same size and shape" in str(found(2)["uneven error of keras.Model"])
+
+
+# Without replicas
+
+
+def test_nothing_is_summed_without_a_strategy():
+    tensors = (keras.ops.ones(3), keras.ops.ones((1, 2)))
+    assert sum_over_replicas(tensors) is tensors
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution.DataParallel is for JAX")
+def test_a_synchronized_layer_on_jax_is_global_on_four_devices(tmp_path):
+    processes.finish(
+        [
+            processes.start(
+                "on_jax_devices.py", tmp_path / "found.npz", XLA_FLAGS="--xla_force_host_platform_device_count=4"
+            )
+        ]
+    )
+    got = processes.results(tmp_path / "found.npz")
+    assert got.pop("devices") == 4
+    want = models.trained(models.convolutional())
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
