@@ -97,10 +97,12 @@ class MovingNormalization(Normalization):
             # A replica that saw nothing of a channel adds 0 to all three sums.
             mean, variance, seen = sum_over_replicas((mean, variance, seen))
             mean, variance = mean / ops.maximum(seen, 1.0), variance / ops.maximum(seen, 1.0)
-        mean = self._moved(self.moving_mean, ops.cast(mean, self.moving_mean.dtype))
-        variance = self._moved_variance(self.moving_variance, ops.cast(variance, self.moving_variance.dtype))
-        self.moving_mean.assign(ops.where(seen > 0, mean, self.moving_mean))
-        self.moving_variance.assign(ops.where(seen > 0, variance, self.moving_variance))
+        for variable, statistic, moved in (
+            (self.moving_mean, mean, self._moved),
+            (self.moving_variance, variance, self._moved_variance),
+        ):
+            moving = variable.value
+            variable.assign(ops.where(seen > 0, moved(moving, ops.cast(statistic, moving.dtype)), moving))
 
     def _moved(self, moving: Tensor, batch: Tensor) -> Tensor:
         """One step of the moving average."""
