@@ -1,0 +1,55 @@
+"""Processes of their own: TensorFlow takes one strategy and one number of replicas a process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+SECONDS = 150
+
+
+def start(script, *args, **variables):
+    """Starts a script of this folder on the CPU."""
+    paths = [str(ROOT), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(paths)} | variables
+    command = [sys.executable, str(HERE / script), *map(str, args)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def start_workers(script, *args, count=2):
+    """Starts the script once a worker, each told of all by TF_CONFIG; its last argument is the worker's index."""
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("localhost", 0))
+    cluster = {"worker": [f"localhost:{s.getsockname()[1]}" for s in sockets]}
+    for s in sockets:
+        s.close()
+    tasks = [{"cluster": cluster, "task": {"type": "worker", "index": i}} for i in range(count)]
+    return [start(script, *args, i, TF_CONFIG=json.dumps(task)) for i, task in enumerate(tasks)]
+
+
+def finish(processes):
+    """Waits until each has succeeded, and shows what one that failed has said."""
+    try:
+        for process in processes:
+            said, _ = process.communicate(timeout=SECONDS)
+            assert process.returncode == 0, said[-5000:]
+    finally:
+        stop(processes)
+
+
+def stop(processes):
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def results(path):
+    with np.load(path) as file:
+        return dict(file)
