@@ -1,0 +1,6 @@
+"""Layers whose kernel is computed in each call from what is trained."""
+
+from keras_norm.reparametrization.base import KernelReparametrization as KernelReparametrization
+from keras_norm.reparametrization.initialization import initialize_from_data as initialize_from_data
+from keras_norm.reparametrization.spectral import SpectralNormalization as SpectralNormalization
+from keras_norm.reparametrization.weight import WeightNormalization as WeightNormalization

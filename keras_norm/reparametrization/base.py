@@ -1,0 +1,192 @@
+"""What re-parametrizing wrappers share: the wrapped layer is run with a kernel that is computed in each call."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import keras
+from keras import ops
+
+from keras_norm.arguments import Tensor, at_least_float32
+from keras_norm.reparametrization.kernels import Kernel, find_kernels, sublayers
+from keras_norm.reparametrization.substitution import call_with
+
+_WRAPPERS: WeakKeyDictionary[keras.layers.Layer, ref] = WeakKeyDictionary()
+
+
+class KernelReparametrization(keras.layers.Wrapper):
+    """Abstract base of the wrappers that compute a layer's kernel: a subclass says in `_effective` how.
+
+    A kernel is seen as a matrix of shape `(rest, units)` with a column for each output unit, in float32 or wider.
+    From the weight that the layer holds, and from one vector with a value for each unit, comes the effective kernel,
+    with which the layer runs. Nothing is assigned: the layer's own weight is trained through the formula. Its
+    regularizers and constraints act on that weight.
+
+    Args:
+        layer: the layer to wrap. Its dtype policy rules; the wrapper has none of its own.
+        weight_name: the weight to re-parametrize, or several; in sublayers too. None for an RNN's
+            `recurrent_kernel`, else `kernel`, else `embeddings`, else the `depthwise_kernel` and `pointwise_kernel`
+            of a separable convolution.
+        axis: the axis or axes of the weight along which the output units lie. None for those that the type of the
+            layer tells: the last one; the last but one for transposed convolutions; the last two for depthwise
+            ones; those of an EinsumDense kernel that its equation keeps in the output.
+        **kwargs: `name` and `trainable`, as in every Keras layer.
+
+    Raises:
+        TypeError: when constructed, if `layer` is not a Keras layer.
+        ValueError: when constructed, if the layer is in another wrapper or a dtype is given; when built, if the
+            layer has no such weight or axis, or the weight is re-parametrized inside the layer already; when built
+            or called, if LoRA or quantization has replaced the weight.
+    """
+
+    _vector_name: str
+    _vector_is_trained: bool
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        weight_name: str | Sequence[str] | None = None,
+        axis: int | Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(layer, keras.layers.Layer):
+            raise TypeError(f"{self._owner}: layer must be a Keras layer. Received: layer={layer!r}.")
+        if "dtype" in kwargs:
+            raise ValueError(
+                f"{self._owner}: the dtype is the wrapped layer's. "
+                f"Received: dtype={kwargs['dtype']!r} (give it to the layer, {layer.name!r})."
+            )
+        # Of the dtype of its variables, and without autocasting: so the kernel is read as wide as it is stored.
+        super().__init__(layer, dtype=layer.variable_dtype, autocast=False, **kwargs)
+        self._refuse_a_second_wrapper()
+        self.weight_name = weight_name
+        self.axis = axis
+        self.supports_masking = layer.supports_masking
+        self._kernels: tuple[Kernel, ...] = ()
+        self._vectors: list[keras.Variable] = []
+
+    @property
+    def _owner(self) -> str:
+        """Whom an error names."""
+        return type(self).__name__
+
+    def build(self, input_shape: Any = None) -> None:
+        super().build(input_shape)
+        self._kernels = find_kernels(self._owner, self.layer, self.weight_name, self.axis)
+        self._refuse_what_replaces_the_kernel()
+        self._refuse_a_second_formula()
+        self._vectors = [self._add_vector(kernel) for kernel in self._kernels]
+
+    def call(self, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        self._refuse_what_replaces_the_kernel()
+        kernels = self._effective_kernels(training)
+        outputs, losses = call_with(self.layer, kernels, inputs, *args, training=training, **kwargs)
+        for loss in losses:
+            self.add_loss(loss)
+        return outputs
+
+    @abstractmethod
+    def _initial(self, matrix: Tensor) -> Tensor:
+        """The vector that training starts with, of shape `(units,)`, for a kernel `(rest, units)`."""
+
+    @abstractmethod
+    def _effective(self, matrix: Tensor, vector: keras.Variable, training: bool | None) -> Tensor:
+        """The effective kernel `(rest, units)` from the stored one."""
+
+    def fold(self) -> keras.layers.Layer:
+        """The plain layer with the effective kernel of inference baked in: for export, quantization and LoRA.
+
+        A new layer of the wrapped one's type, name and config; the wrapper and its layer stay as they are.
+
+        Example:
+            >>> import keras_norm as kn
+            >>> wrapper = kn.WeightNormalization(keras.layers.Dense(3))
+            >>> y = wrapper(np.ones((2, 4)))
+            >>> plain = wrapper.fold()
+            >>> type(plain).__name__, bool(np.allclose(plain(np.ones((2, 4))), y))
+            ('Dense', True)
+        """
+        if not self.built:
+            raise ValueError(f"{self._owner}: fold needs a built layer. Received: {self.name!r} (call it once before).")
+        self._refuse_what_replaces_the_kernel()
+        folded = type(self.layer).from_config(self.layer.get_config())
+        folded.build_from_config(self.layer.get_build_config())
+        values = {id(weight): value for weight, value in self._effective_kernels(training=False)}
+        for new, old in zip(folded.variables, self.layer.variables, strict=True):
+            new.assign(values.get(id(old), old.value))
+        return folded
+
+    def _effective_kernels(self, training: bool | None) -> list[tuple[keras.Variable, Tensor]]:
+        """Each re-parametrized weight with its effective value."""
+        effective = []
+        for kernel, vector in zip(self._kernels, self._vectors, strict=True):
+            matrix = self._effective(_wide_matrix(kernel), vector, training)
+            effective.append((kernel.weight, kernel.from_matrix(matrix)))
+        return effective
+
+    def _add_vector(self, kernel: Kernel) -> keras.Variable:
+        """The weight that holds a value for each unit of `kernel`."""
+        prefix = f"{kernel.weight.name}_" if len(self._kernels) > 1 else ""
+        return self.add_weight(
+            name=prefix + self._vector_name,
+            shape=(kernel.units,),
+            initializer=lambda shape, dtype: ops.cast(self._initial(_wide_matrix(kernel)), dtype),
+            dtype=at_least_float32(kernel.weight.dtype),
+            trainable=self._vector_is_trained,
+            autocast=False,
+            aggregation="none" if self._vector_is_trained else "only_first_replica",
+        )
+
+    def _refuse_a_second_wrapper(self) -> None:
+        """A layer in two wrappers would be two layers after loading, one of them without weights."""
+        other = _WRAPPERS.get(self.layer, lambda: None)()
+        if other is not None:
+            raise ValueError(
+                f"{self._owner}: layer must be in one wrapper only. Received: layer={self.layer.name!r}, "
+                f"wrapped by {other.name!r} (call that wrapper in both places to share it)."
+            )
+        _WRAPPERS[self.layer] = ref(self)
+
+    def _refuse_a_second_formula(self) -> None:
+        """Of two formulas for one weight, the inner would undo the outer."""
+        inner = [part for part in sublayers(self.layer) if isinstance(part, KernelReparametrization)]
+        taken = {id(kernel.weight): part for part in inner for kernel in part._kernels}
+        for kernel in self._kernels:
+            if id(kernel.weight) in taken:
+                raise ValueError(
+                    f"{self._owner}: a weight must be re-parametrized once only. Received: "
+                    f"weight_name={kernel.weight.name!r}, which {taken[id(kernel.weight)].name!r} re-parametrizes "
+                    "(two wrappers may share a layer if weight_name tells them different weights)."
+                )
+
+    def _refuse_what_replaces_the_kernel(self) -> None:
+        """A layer with LoRA or of a quantized dtype does not read the weight that is re-parametrized."""
+        for kernel in self._kernels:
+            quantized, lora = kernel.owner.quantization_mode, getattr(kernel.owner, "lora_enabled", False)
+            if quantized or lora:
+                raise ValueError(
+                    f"{self._owner}: the wrapped layer must read its {kernel.weight.name} as it is. Received: "
+                    f"layer={kernel.owner.name!r} with quantization_mode={quantized!r}, lora_enabled={lora} "
+                    "(fold() the wrapper first, then quantize the plain layer or enable LoRA)."
+                )
+
+    def compute_output_spec(self, inputs: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        return self.layer.compute_output_spec(inputs, *args, **kwargs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return self.layer.compute_output_shape(input_shape)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def get_config(self) -> dict[str, Any]:
+        config = {**super().get_config(), "weight_name": self.weight_name, "axis": self.axis}
+        del config["dtype"]
+        return config
+
+
+def _wide_matrix(kernel: Kernel) -> Tensor:
+    """The stored kernel as a matrix in float32 or wider."""
+    value = kernel.weight.value
+    return kernel.to_matrix(ops.cast(value, at_least_float32(keras.backend.standardize_dtype(value.dtype))))

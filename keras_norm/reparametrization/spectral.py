@@ -1,0 +1,98 @@
+"""Spectral Normalization: a kernel divided by its largest singular value."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_norm import arguments
+from keras_norm.arguments import Tensor
+from keras_norm.reparametrization.base import KernelReparametrization
+
+_STEPS_WHEN_BUILT = 30
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class SpectralNormalization(KernelReparametrization):
+    r"""Divides a layer's kernel by its largest singular value.
+
+    For a kernel seen as a matrix W of shape `(rest, units)`, with unit vectors v of shape `(rest,)` and u of shape
+    `(units,)` that power iteration turns towards the first singular vectors,
+
+        v <- W u / ||W u||        u <- W^T v / ||W^T v||
+        sigma = v^T W u           effective kernel: W / sigma
+
+    Gradients pass through sigma, not through u and v. Every call steps on from the stored u; only calls in training
+    store where they came to, unless `trainable` is False. So inference equals training on the same weights. The
+    stored u has made its first 30 steps when the layer is built.
+
+    Args:
+        layer: see `KernelReparametrization`.
+        power_iterations: number of steps in each call.
+        weight_name, axis: see `KernelReparametrization`.
+
+    Shapes: inputs and outputs are those of the wrapped layer.
+
+    Example:
+        >>> layer = SpectralNormalization(keras.layers.Dense(3))
+        >>> y = layer(np.ones((2, 4)))
+        >>> np.round(np.linalg.svd(layer.fold().kernel, compute_uv=False)[0], 2)
+        np.float32(1.0)
+
+    Reference: Miyato et al., Spectral Normalization, ICLR 2018, https://arxiv.org/abs/1802.05957, algorithm 1.
+    """
+
+    _vector_name = "u"
+    _vector_is_trained = False
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        power_iterations: int = 1,
+        weight_name: str | Sequence[str] | None = None,
+        axis: int | Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(layer, weight_name, axis, **kwargs)
+        self.power_iterations = arguments.integer(self._owner, "power_iterations", power_iterations)
+        if self.power_iterations < 1:
+            raise ValueError(
+                f"{self._owner}: power_iterations must be positive. Received: power_iterations={power_iterations}."
+            )
+
+    @property
+    def u(self) -> list[keras.Variable]:
+        """The left singular vectors, one for each re-parametrized weight."""
+        return self._vectors
+
+    def _initial(self, matrix: Tensor) -> Tensor:
+        # A seed of its own: replicas agree, and wrapping a layer draws no number from the global seed.
+        start = keras.random.normal((matrix.shape[1],), dtype=matrix.dtype, seed=0)
+        return _iterate(matrix, _unit(start, start), _STEPS_WHEN_BUILT)[0]
+
+    def _effective(self, matrix: Tensor, vector: keras.Variable, training: bool | None) -> Tensor:
+        u, v = _iterate(ops.stop_gradient(matrix), ops.convert_to_tensor(vector), self.power_iterations)
+        if training and self.trainable:
+            vector.assign(u)
+        sigma = ops.sum(v * ops.matmul(matrix, u))
+        # A kernel of zeros has no largest singular value: it stays 0 and can be trained.
+        return matrix / ops.where(sigma > 0, sigma, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "power_iterations": self.power_iterations}
+
+
+def _iterate(matrix: Tensor, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """u and v after some steps of power iteration."""
+    for _ in range(steps):
+        image = ops.matmul(matrix, u)
+        v = _unit(image, otherwise=image)
+        u = _unit(ops.matmul(v, matrix), otherwise=u)
+    return u, v
+
+
+def _unit(x: Tensor, otherwise: Tensor) -> Tensor:
+    """x / ||x||, or `otherwise` if x is 0."""
+    square = ops.sum(ops.square(x))
+    return ops.where(square > 0, x * ops.rsqrt(ops.maximum(square, 1e-36)), otherwise)

@@ -1,0 +1,103 @@
+"""Weight Normalization: the length of a kernel apart from its direction."""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_norm.arguments import Tensor
+from keras_norm.moments import axes_except, moments
+from keras_norm.reparametrization.base import KernelReparametrization
+from keras_norm.reparametrization.kernels import default_unit_axes, output_axes
+
+# Only a column of zeros, which has no direction, is shorter than the root of this: it stays 0, not NaN.
+_SMALLEST_SQUARE = 1e-36
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class WeightNormalization(KernelReparametrization):
+    r"""Trains the length g and the direction v of a layer's kernel apart.
+
+    For a kernel seen as a matrix v of shape `(rest, units)` and g of shape `(units,)`, unit c has the weights
+
+        w_c = g_c v_c / ||v_c||
+
+    where v is the weight that the layer holds. Both are trained; the gradient to v_c is orthogonal to v_c. g starts
+    as ||v||, so that wrapping a layer changes nothing at first; `initialize_from_data` sets it by the paper's
+    section 3. The same in training and inference.
+
+    Args:
+        layer, weight_name, axis: see `KernelReparametrization`.
+
+    Shapes: inputs and outputs are those of the wrapped layer.
+
+    Example:
+        >>> layer = WeightNormalization(keras.layers.Dense(3))
+        >>> y = layer(np.ones((2, 4)))
+        >>> [weight.name for weight in layer.weights]
+        ['g', 'kernel', 'bias']
+
+    Reference: Salimans & Kingma, Weight Normalization, NeurIPS 2016, https://arxiv.org/abs/1602.07868, eq. 2.
+    """
+
+    _vector_name = "g"
+    _vector_is_trained = True
+    _when_initialized: Callable[["WeightNormalization"], None] | None = None
+
+    @property
+    def g(self) -> list[keras.Variable]:
+        """The lengths, a vector for each re-parametrized weight."""
+        return self._vectors
+
+    def call(self, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        if self._when_initialized is not None:
+            self._initialize_from(inputs)
+        return super().call(inputs, *args, training=training, **kwargs)
+
+    def _initial(self, matrix: Tensor) -> Tensor:
+        return _length(matrix)
+
+    def _effective(self, matrix: Tensor, vector: keras.Variable, training: bool | None) -> Tensor:
+        return matrix * (ops.convert_to_tensor(vector) / _length(matrix))
+
+    def has_units(self) -> bool:
+        """Whether what the layer computes before its activation is a unit of the kernel, plus a bias, everywhere."""
+        if not self._kernels or output_axes(self.layer) is None:
+            return False
+        kernel, bias = self._kernels[-1], self.layer.bias
+        last = kernel.weight.name in ("kernel", "pointwise_kernel")
+        whole = kernel.axes == default_unit_axes(self.layer, kernel.weight)
+        return last and whole and (bias is None or prod(bias.shape) == kernel.units)
+
+    def initialize_at_next_call(self, done: Callable[["WeightNormalization"], None] | None) -> None:
+        """Lets the next call set g and bias from its inputs, and then tell `done`; None for no call at all."""
+        self._when_initialized = done
+
+    def _initialize_from(self, inputs: Tensor) -> None:
+        """Sets g and bias for pre-activations of mean 0 and variance 1."""
+        done, self._when_initialized = self._when_initialized, None
+        h = self._pre_activations(inputs)
+        axes = [a % len(h.shape) for a in output_axes(self.layer)]
+        mean, variance, _ = moments(h, axes_except(h, *axes))
+        scale = ops.where(variance > 0, ops.rsqrt(variance), 1.0)
+        g, bias = self.g[-1], self.layer.bias
+        g.assign(g * ops.ravel(ops.moveaxis(scale, axes, range(len(axes)))))
+        if bias is not None:
+            centred = (ops.ravel(bias) - ops.ravel(mean)) * ops.ravel(scale)
+            bias.assign(ops.reshape(centred, bias.shape))
+        done(self)
+
+    def _pre_activations(self, inputs: Tensor) -> Tensor:
+        """What the layer computes before its activation."""
+        activation, self.layer.activation = self.layer.activation, keras.activations.linear
+        try:
+            return super().call(inputs)
+        finally:
+            self.layer.activation = activation
+
+
+def _length(matrix: Tensor) -> Tensor:
+    """The length of each column."""
+    return ops.sqrt(ops.maximum(ops.sum(ops.square(matrix), 0), _SMALLEST_SQUARE))
