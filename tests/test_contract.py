@@ -1,10 +1,13 @@
 """Every promise of the family times every layer of the case table. The numbers are those of docs/contract.md."""
 
+import hypothesis
+import hypothesis.strategies as st
 import keras
 import numpy as np
 import pytest
 from backends import BACKEND, array, call, gradients, tensorflow_only
 from cases import CASES, CHANNELS, random_input, shapes_with_channels
+from hypothesis.extra.numpy import arrays
 from reference import along, differences, spread
 
 EPSILON = 1e-3
@@ -375,6 +378,51 @@ def test_an_exported_model_gives_equal_outputs(case, file_format, tmp_path):
     np.testing.assert_allclose(got, array(model(x)), rtol=1e-5, atol=1e-5)
 
 
+@tensorflow_only
+@every_case
+def test_an_export_with_static_shapes_asks_for_no_shape(case, tmp_path):
+    import tensorflow as tf
+
+    inputs = keras.Input((8, 6, CHANNELS))  # and the one unknown size that every model has, the batch
+    model = keras.Model(inputs, case.make()(inputs))
+    model.export(tmp_path / "model.tflite", format="litert", verbose=False)
+    runner = tf.lite.Interpreter(str(tmp_path / "model.tflite"))
+    assert "SHAPE" not in {op["op_name"] for op in runner._get_ops_details()}
+
+
+@tensorflow_only
+@every_case
+def test_an_exported_onnx_model_gives_equal_outputs(case, tmp_path):
+    pytest.importorskip("tf2onnx", reason="tf2onnx is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    inputs = keras.Input((3, 4, CHANNELS))
+    model = keras.Model(inputs, case.make()(inputs))
+    x = random_input(2, 3, 4, CHANNELS, dtype="float32")
+    want = array(model(x))
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    (got,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+# Stateless calls
+
+
+@every_case
+def test_a_stateless_call_returns_the_new_statistics_and_changes_no_weight(case):
+    x = random_input(3, 4, CHANNELS, dtype="float32")
+    layer, other = make(case, x.shape), make(case, x.shape)
+    before = [array(w) for w in layer.weights]
+    trainable, rest = ([array(v) for v in vs] for vs in (layer.trainable_variables, layer.non_trainable_variables))
+    convert = keras.ops.convert_to_tensor
+    y, state = layer.stateless_call([convert(v) for v in trainable], [convert(v) for v in rest], x, training=True)
+    np.testing.assert_allclose(array(y), call(other, x, training=True), rtol=1e-6)
+    for new, variable in zip(state, other.non_trainable_variables, strict=True):
+        np.testing.assert_allclose(array(new), array(variable), rtol=1e-6)
+    for old, weight in zip(before, layer.weights, strict=True):
+        np.testing.assert_array_equal(array(weight), old)
+
+
 # Extremes
 
 
@@ -414,3 +462,35 @@ def test_one_infinite_sample_leaves_the_others_untouched_where_samples_are_apart
     want = call(layer, x)
     x[1, 2, 3, 4] = np.inf
     np.testing.assert_array_equal(call(layer, x)[[0, 2]], want[[0, 2]])
+
+
+# Shapes, axes, groups, masks and dtypes as they come
+
+
+@st.composite
+def problems(draw):
+    """A layer, an input and a mask that fit together."""
+    rank = draw(st.integers(2, 4))
+    axis = draw(st.integers(1, rank - 1))
+    shape = draw(st.lists(st.integers(1, 4), min_size=rank, max_size=rank))
+    shape[axis] = draw(st.integers(1, 6))
+    case = draw(st.sampled_from([case for case in CASES if case.any_axis]))
+    if case.name.startswith("group("):
+        groups = int(case.name[6:-1])
+        hypothesis.assume(groups == -1 or shape[axis] % groups == 0)
+    masked = draw(st.integers(0, rank))
+    mask = draw(arrays(bool, shape[:masked])) if masked else None
+    dtype = draw(st.sampled_from(["float16", "float32", "float64"]))
+    elements = st.floats(-100, 100, width=16)
+    return case, axis - draw(st.sampled_from([0, rank])), draw(arrays(dtype, shape, elements=elements)), mask
+
+
+@hypothesis.given(problems())
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+def test_any_layer_on_any_input_is_the_loop_over_the_sets(problem):
+    case, axis, x, mask = problem
+    layer = case.make(axis=axis, dtype=str(x.dtype))
+    y = call(layer, x, training=True, mask=mask)
+    want = case.standardized(x, axis % x.ndim, EPSILON, mask)
+    tolerance = {"float16": 2e-3, "float32": 1e-4, "float64": 1e-9}[str(x.dtype)]
+    np.testing.assert_allclose(y, want, rtol=tolerance, atol=tolerance)
