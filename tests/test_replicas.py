@@ -5,7 +5,7 @@ from functools import cache
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, tensorflow_only
+from backends import BACKEND, array, gradients, tensorflow_only
 from replicas import models, parts, processes
 
 from keras_norm.replicas import sum_over_replicas
@@ -14,7 +14,8 @@ COUNTS = list(parts.SIZES)
 CASES = [(count, sizes) for count in COUNTS for sizes in parts.SIZES[count]]
 every_count = pytest.mark.parametrize("count", COUNTS)
 every_case = pytest.mark.parametrize(("count", "sizes"), CASES, ids=[str(sizes) for _, sizes in CASES])
-every_call = pytest.mark.parametrize("call", [c for c in parts.CALLS if "offset" not in c])
+OTHERS = [call for call, kwargs in parts.CALLS.items() if "layer" in kwargs]
+SYNCHRONIZED = [call for call in parts.CALLS if call not in OTHERS and "offset" not in call and "plain" not in call]
 UNIT = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}
 
 
@@ -59,7 +60,7 @@ def close(got, want, call="synchronized"):
 
 @tensorflow_only
 @every_case
-@pytest.mark.parametrize("call", [c for c in parts.CALLS if "offset" not in c and "plain" not in c])
+@pytest.mark.parametrize("call", SYNCHRONIZED)
 def test_a_synchronized_layer_equals_one_device_on_the_joined_batch(found, count, sizes, call):
     one, got = Joined(sizes, call), found(count)
     close(got[f"{call} {sizes} y"], parts.batch_norm(one.x, one.mask), call)
@@ -71,6 +72,21 @@ def test_a_synchronized_layer_equals_one_device_on_the_joined_batch(found, count
     for copy in range(count):
         close(got[f"{call} {sizes} moving_mean"][copy], mean)
         close(got[f"{call} {sizes} moving_variance"][copy], variance)
+
+
+@tensorflow_only
+@every_case
+@pytest.mark.parametrize("call", OTHERS)
+def test_the_other_layers_over_the_batch_equal_themselves_on_one_device(found, count, sizes, call):
+    one, layer = Joined(sizes, call), parts.made(call)
+    y = array(layer(one.x.astype("float32"), training=True))
+    close(found(count)[f"{call} {sizes} y"], y)
+    again = parts.made(call)
+    dx, dgamma, dbeta = gradients(again, one.x.astype("float32"), one.cotangent.astype("float32"), training=True)[:3]
+    for name, want in {"dx": dx, "dgamma": dgamma, "dbeta": dbeta}.items():
+        close(found(count)[f"{call} {sizes} {name}"], want)
+    for name in ("moving_mean", "moving_variance"):
+        close(found(count)[f"{call} {sizes} {name}"][0], array(getattr(layer, name)))
 
 
 @tensorflow_only
@@ -181,7 +197,8 @@ def test_nothing_is_summed_without_a_strategy():
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution.DataParallel is for JAX")
-def test_a_synchronized_layer_on_jax_is_global_on_four_devices(tmp_path):
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_statistics_on_jax_are_global_on_four_devices(tmp_path, synchronized):
     processes.finish(
         [
             processes.start(

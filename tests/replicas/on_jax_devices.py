@@ -1,4 +1,4 @@
-"""python on_jax_devices.py OUT: training on all devices of JAX under keras.distribution.DataParallel."""
+"""python on_jax_devices.py SYNCHRONIZED OUT: training on all devices of JAX under keras.distribution.DataParallel."""
 
 import sys
 
@@ -8,6 +8,5 @@ import numpy as np
 from replicas import models
 
 keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-model = models.convolutional()
-found = models.trained(model)
-np.savez(sys.argv[1], devices=len(jax.devices()), **found)
+found = models.trained(models.convolutional(synchronized=bool(int(sys.argv[1]))))
+np.savez(sys.argv[2], devices=len(jax.devices()), **found)

@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 from replicas import models, parts
 
-import keras_norm as kn
 from keras_norm.distribute import DistributedModel
 
 COUNT, OUT = int(sys.argv[1]), Path(sys.argv[2])
@@ -45,10 +44,7 @@ def collectives(function, *args):
 
 def one_call(call, sizes):
     with strategy.scope():
-        layer = kn.BatchNormalization(**{"momentum": parts.MOMENTUM, "epsilon": parts.EPSILON} | parts.CALLS[call])
-        layer.build((None, parts.TIME, parts.CHANNELS))
-    layer.gamma.assign(parts.GAMMA)
-    layer.beta.assign(parts.BETA)
+        layer = parts.made(call)
 
     def forward(x, mask):
         return layer(x, training=True, mask=mask)

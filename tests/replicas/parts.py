@@ -1,11 +1,15 @@
 """A batch in parts of different sizes, means and scales, and what one device makes of the joined batch (float64)."""
 
+import keras
 import numpy as np
 from reference import differences, spread
+
+import keras_norm as kn
 
 TIME, CHANNELS = 5, 4
 EPSILON, MOMENTUM = 1e-3, 0.75
 GAMMA, BETA = np.linspace(0.5, 2.0, CHANNELS), np.linspace(-1.0, 1.0, CHANNELS)
+HALF = keras.initializers.Constant(0.5)
 SIZES = {1: [(5,)], 2: [(4, 4), (3, 5), (1, 7), (5, 0)], 4: [(2, 3, 1, 4), (3, 3, 3, 0)]}
 CALLS = {  # how the layer is made
     "synchronized": {"synchronized": True},
@@ -17,7 +21,19 @@ CALLS = {  # how the layer is made
     "mixed_bfloat16": {"synchronized": True, "dtype": "mixed_bfloat16"},
     "offset 1e3": {"synchronized": True, "momentum": 0.0},
     "offset 1e4": {"synchronized": True, "momentum": 0.0},
+    "batch renorm": {"layer": "BatchRenormalization", "synchronized": True, "r_max": 2.0, "d_max": 1.0},
+    "batch instance": {"layer": "BatchInstanceNormalization", "synchronized": True, "rho_initializer": HALF},
 }
+
+
+def made(call):
+    """The layer of a call, built, with gamma and beta."""
+    kwargs = {"momentum": MOMENTUM, "epsilon": EPSILON} | CALLS[call]
+    layer = getattr(kn, kwargs.pop("layer", "BatchNormalization"))(**kwargs)
+    layer.build((None, TIME, CHANNELS))
+    layer.gamma.assign(GAMMA)
+    layer.beta.assign(BETA)
+    return layer
 
 
 def inputs(sizes, call):
