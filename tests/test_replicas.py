@@ -199,13 +199,9 @@ def test_nothing_is_summed_without_a_strategy():
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution.DataParallel is for JAX")
 @pytest.mark.parametrize("synchronized", [True, False])
 def test_statistics_on_jax_are_global_on_four_devices(tmp_path, synchronized):
-    processes.finish(
-        [
-            processes.start(
-                "on_jax_devices.py", tmp_path / "found.npz", XLA_FLAGS="--xla_force_host_platform_device_count=4"
-            )
-        ]
-    )
+    flags = "--xla_force_host_platform_device_count=4"
+    process = processes.start("on_jax_devices.py", int(synchronized), tmp_path / "found.npz", XLA_FLAGS=flags)
+    processes.finish([process])
     got = processes.results(tmp_path / "found.npz")
     assert got.pop("devices") == 4
     want = models.trained(models.convolutional())
