@@ -1,0 +1,207 @@
+"""Population statistics in place of moving averages, all over a model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+from keras import backend, ops
+from keras.layers import Layer
+
+from keras_norm import arguments
+from keras_norm.arguments import Tensor
+from keras_norm.models.kinds import is_batch_normalization, layers_inside
+from keras_norm.moments import Moments, axes_except, moments, sets_along
+from keras_norm.replicas import sum_over_replicas
+
+OWNER = "recalibrate_batch_normalization"
+
+Statistics = tuple[Layer, np.ndarray, np.ndarray]
+"""A layer, and a moving mean and variance for it."""
+
+
+def recalibrate_batch_normalization(
+    model: keras.Model,
+    data: Any,
+    steps: int | None = 200,
+    *,
+    batch_size: int | None = None,
+    exact: bool = False,
+    verbose: Any = "auto",
+) -> keras.Model:
+    """Sets the moving statistics of every batch normalization to the moments of all its inputs.
+
+    From batches b with n_b positions a channel, mean m_b and variance v_b, and with n = sum_b n_b
+
+        moving_mean = sum_b n_b m_b / n
+        moving_variance = sum_b n_b (v_b + (m_b - moving_mean)^2) / n
+
+    which are the moments of the pooled inputs. A moving average forgets early batches, and what it remembers comes
+    from weights that have changed since. All other layers run in inference mode. A layer behind other batch
+    normalizations gets what these make of the batch by its own statistics, so that one pass is enough; with `exact`
+    it gets what they make of it by their final statistics, as in inference, which takes a pass for each layer.
+
+    A layer whose `trainable` is False is recalibrated too, a frozen one is not. Under a `tf.distribute` strategy each
+    replica's part of a batch counts as a batch, and synchronized layers standardize with the joined one. All moving
+    statistics change or none: an error or an interruption leaves them as they were.
+
+    Args:
+        model: any built model, subclassed ones too.
+        data: what `model.predict` takes: an array, a `tf.data.Dataset` (its labels are not used), a `PyDataset`.
+        steps: the largest number of batches to use; None for all.
+        batch_size: as in `model.predict`, for arrays.
+        exact: whether to go layer by layer, in the order of data flow.
+        verbose: as in `model.predict`; 0 hides the progress bar.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        ValueError: if the model is not built or `steps` is not positive.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
+        >>> model = recalibrate_batch_normalization(model, np.array([[1.0], [2.0], [6.0]]), batch_size=2, verbose=0)
+        >>> print(*[np.round(weight, 3) for weight in model.layers[0].non_trainable_weights])
+        [3.] [4.667]
+
+    Reference: Wu & Johnson, Rethinking "Batch" in BatchNorm, 2021, https://arxiv.org/abs/2105.07576, section 3.
+    """
+    if steps is not None and arguments.integer(OWNER, "steps", steps) < 1:
+        raise ValueError(f"{OWNER}: steps must be positive, or None for all batches. Received: steps={steps}.")
+    if not model.built:
+        raise ValueError(f"{OWNER}: model must be built. Received: model={model.name!r}, which is not (call it once).")
+    layers = [layer for layer in layers_inside(model) if is_batch_normalization(layer)]
+    if not layers:
+        return model
+    measured = partial(_measured, model, data, steps, batch_size=batch_size, verbose=verbose)
+    before = [_statistics(layer) for layer in layers]
+    try:
+        found = measured(layers, standardize=True)
+        _assign(model, found)
+        if exact:
+            for layer, _, _ in found[1:]:  # in the order of the calls; before the first there is none
+                _assign(model, measured([layer], standardize=False))
+    except BaseException:
+        _assign(model, before)
+        raise
+    return model
+
+
+def _measured(
+    model: keras.Model, data: Any, steps: int | None, layers: list[Layer], standardize: bool, **predict: Any
+) -> list[Statistics]:
+    """The statistics of what each layer gets, in the order in which the model calls them."""
+    called: list[Layer] = []
+
+    def moments_inside(inputs: Any) -> list[Moments]:
+        seen: list[tuple[Layer, Moments]] = []
+        with _watched(layers, lambda layer, batch: seen.append((layer, batch)), standardize):
+            model(inputs, training=False)
+        called[:] = [layer for layer, _ in seen]
+        return [batch for _, batch in seen]
+
+    with _strategy(model):
+        probe = Probe(model, moments_inside)
+    batches = probe.predict(data, callbacks=[_AtMost(steps)] if steps else None, **predict)
+    of = {
+        id(layer): [batch for other, batch in zip(called, batches, strict=True) if other is layer] for layer in called
+    }
+    return [_pooled(layer, of[id(layer)]) for layer in {id(layer): layer for layer in called}.values()]
+
+
+class Probe(keras.Model):
+    """A model whose outputs are the moments inside of another, a row a batch: `predict` does the rest."""
+
+    def __init__(self, model: keras.Model, moments_inside: Callable[[Any], list[Moments]]) -> None:
+        super().__init__()
+        self.model = model  # tracked for its variables, which JAX wants to know
+        self._moments_inside = moments_inside
+
+    def call(self, inputs: Any) -> list[tuple[Tensor, ...]]:
+        rows = (batch[:3] for batch in self._moments_inside(inputs))
+        return [tuple(ops.reshape(value, (1, -1)) for value in row) for row in rows]
+
+
+class _AtMost(keras.callbacks.Callback):
+    """Ends `predict` after some batches, and says so to the progress bar."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        params["steps"] = min(self.steps, params["steps"] or self.steps)
+        super().set_params(params)
+
+    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.model.stop_predicting = batch + 1 >= self.steps
+
+
+@contextmanager
+def _watched(layers: list[Layer], record: Callable[[Layer, Moments], None], standardize: bool) -> Iterator[None]:
+    """Records the moments of what the layers are called with, and lets them standardize with these, or as they are."""
+    for layer in layers:
+        # Past Keras' own bookkeeping of attributes: a layer that is built takes no new ones.
+        object.__setattr__(layer, "call", partial(_call, layer, layer.call, record, standardize))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            object.__delattr__(layer, "call")
+
+
+def _call(
+    layer: Layer,
+    original: Callable[..., Tensor],
+    record: Callable[[Layer, Moments], None],
+    standardize: bool,
+    inputs: Tensor,
+    training: bool | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    x = ops.convert_to_tensor(inputs)
+    axes = axes_except(x, arguments.resolve_axis(OWNER, layer.axis, len(x.shape)))
+    mask_of_x = arguments.resolve_mask(OWNER, mask, x)
+    batch = moments(x, sets_along(axes), mask_of_x)
+    record(layer, batch)
+    if not standardize:
+        return original(inputs, training=False, mask=mask)
+    if layer.synchronized:
+        batch = moments(x, sets_along(axes, sum_over_replicas), mask_of_x)
+    # To standardize with the batch is to be in inference, if the moving statistics are the batch's. All variables are
+    # given, for this scope hides the one around it.
+    state = {id(variable): (variable, variable.value) for variable in layer.variables}
+    for moving, value in ((layer.moving_mean, batch.mean), (layer.moving_variance, batch.variance)):
+        state[id(moving)] = moving, ops.cast(ops.reshape(value, tuple(moving.shape)), moving.dtype)
+    with keras.StatelessScope(state_mapping=list(state.values())):
+        return original(inputs, training=False, mask=mask)
+
+
+def _pooled(layer: Layer, calls: list[tuple[np.ndarray, ...]]) -> Statistics:
+    """The moments of all batches of all calls; a channel without positions keeps what it has."""
+    _, mean_before, variance_before = _statistics(layer)
+    m, v, n = (np.concatenate([np.asarray(call[k], "float64") for call in calls]) for k in range(3))
+    total = np.broadcast_to(n, m.shape).sum(0)
+    seen, divisor = total > 0, np.maximum(total, 1)
+    mean = (n * m).sum(0) / divisor
+    variance = (n * (v + (m - mean) ** 2)).sum(0) / divisor
+    return layer, np.where(seen, mean, mean_before), np.where(seen, variance, variance_before)
+
+
+def _statistics(layer: Layer) -> Statistics:
+    return layer, ops.convert_to_numpy(layer.moving_mean), ops.convert_to_numpy(layer.moving_variance)
+
+
+def _assign(model: keras.Model, statistics: list[Statistics]) -> None:
+    with _strategy(model):
+        for layer, mean, variance in statistics:
+            layer.moving_mean.assign(mean)
+            layer.moving_variance.assign(variance)
+
+
+def _strategy(model: keras.Model) -> Any:
+    """The scope of the strategy that the model was made under."""
+    return model.distribute_strategy.scope() if backend.backend() == "tensorflow" else nullcontext()
