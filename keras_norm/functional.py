@@ -1,7 +1,6 @@
-"""The family as functions of tensors, each as in the snippet of the Group Normalization paper.
+"""The family as functions of tensors: name the sets, take their moments, normalize, scale and shift.
 
-Split the channels, take the moments over S_i, standardize, reshape back, scale and shift. The functions
-default to the snippet's epsilon 1e-5, the layers to Keras' 1e-3.
+The functions default to the epsilon of the Group Normalization paper's snippet, 1e-5, the layers to Keras' 1e-3.
 """
 
 from collections.abc import Sequence
@@ -10,14 +9,15 @@ from keras import backend, ops
 
 from keras_norm.arguments import (
     Tensor,
-    inferred_shape,
+    at_least_float32,
     resolve_axes,
     resolve_axis,
     resolve_channel_axis,
     resolve_groups,
     resolve_mask,
 )
-from keras_norm.moments import Moments, axes_except, moments, split_groups, standardize
+from keras_norm.arithmetic import normalize
+from keras_norm.moments import Moments, axes_except, moments, sets_along, sets_of_groups
 
 
 def group_norm(
@@ -64,12 +64,8 @@ def group_norm(
     groups = resolve_groups("group_norm", groups, x.shape[axis], axis)
     mask = resolve_mask("group_norm", mask, x)
 
-    h = split_groups(x, groups, axis)  # (N, ..., G, C/G)
-    m = None if mask is None else split_groups(mask, groups, axis)
-    mean, variance, _ = moments(h, axes_except(h, 0, axis), m)
-    h = standardize(h, mean, variance, epsilon, m)
-    y = ops.reshape(h, inferred_shape(x))
-    return _scale_and_shift("group_norm", y, gamma, beta, [axis], x.dtype)
+    statistics = moments(x, sets_of_groups(x, groups, axis), mask)
+    return _normalize("group_norm", x, gamma, beta, [axis], statistics, epsilon, mask)
 
 
 def instance_norm(
@@ -130,9 +126,8 @@ def layer_norm(
     x = ops.convert_to_tensor(x)
     axes = resolve_axes("layer_norm", axis, len(x.shape))
     mask = resolve_mask("layer_norm", mask, x)
-    mean, variance, _ = moments(x, axes, mask)
-    y = standardize(x, mean, variance, epsilon, mask)
-    return _scale_and_shift("layer_norm", y, gamma, beta, axes, x.dtype)
+    statistics = moments(x, sets_along(axes), mask)
+    return _normalize("layer_norm", x, gamma, beta, axes, statistics, epsilon, mask)
 
 
 def batch_norm(
@@ -165,25 +160,41 @@ def batch_norm(
     x = ops.convert_to_tensor(x)
     axis = resolve_axis("batch_norm", axis, len(x.shape))
     mask = resolve_mask("batch_norm", mask, x)
-    mean, variance, _ = statistics or moments(x, axes_except(x, axis), mask)
-    y = standardize(x, mean, variance, epsilon, mask)
-    return _scale_and_shift("batch_norm", y, gamma, beta, [axis], x.dtype)
+    if statistics is None:
+        statistics = moments(x, sets_along(axes_except(x, axis)), mask)
+    return _normalize("batch_norm", x, gamma, beta, [axis], statistics, epsilon, mask)
 
 
-def _scale_and_shift(
-    owner: str, y: Tensor, gamma: Tensor | None, beta: Tensor | None, axes: Sequence[int], dtype: str
+def _normalize(
+    owner: str,
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    axes: Sequence[int],
+    statistics: Moments,
+    epsilon: float,
+    mask: Tensor | None,
 ) -> Tensor:
-    """gamma y + beta with gamma and beta along `axes`, in `dtype` where that is a float's."""
-    sizes = [y.shape[a] for a in axes]
-    broadcast = [size if a in axes else 1 for a, size in enumerate(y.shape)]
-    for name, value in (("gamma", gamma), ("beta", beta)):
-        if value is not None and list(ops.shape(value)) != sizes:
-            raise ValueError(
-                f"{owner}: {name} must have one value for each position of the axes it scales. "
-                f"Received: {name}.shape={tuple(ops.shape(value))}, sizes={tuple(sizes)} of axes={tuple(axes)}."
-            )
-    if gamma is not None:
-        y = y * ops.cast(ops.reshape(gamma, broadcast), y.dtype)
-    if beta is not None:
-        y = y + ops.cast(ops.reshape(beta, broadcast), y.dtype)
-    return ops.cast(y, dtype) if backend.is_float_dtype(dtype) else y
+    """The formula in float32 or wider, with gamma and beta along `axes`; the result in the dtype of `x`."""
+    dtype = at_least_float32(x.dtype)
+    gamma = _along(owner, "gamma", gamma, 1.0, axes, x, dtype)
+    beta = _along(owner, "beta", beta, 0.0, axes, x, dtype)
+    mean, variance = (ops.cast(ops.convert_to_tensor(moment), dtype) for moment in statistics[:2])
+    statistics = statistics._replace(mean=mean, variance=variance)
+    y = normalize(ops.cast(x, dtype), gamma, beta, statistics, epsilon, mask)
+    return ops.cast(y, x.dtype) if backend.is_float_dtype(x.dtype) else y
+
+
+def _along(
+    owner: str, name: str, value: Tensor | None, default: float, axes: Sequence[int], x: Tensor, dtype: str
+) -> Tensor:
+    """gamma or beta, shaped to broadcast along `axes` of `x`."""
+    if value is None:
+        return ops.full([1] * len(x.shape), default, dtype)
+    sizes = [x.shape[a] for a in axes]
+    if list(ops.shape(value)) != sizes:
+        raise ValueError(
+            f"{owner}: {name} must have one value for each position of the axes it scales. "
+            f"Received: {name}.shape={tuple(ops.shape(value))}, sizes={tuple(sizes)} of axes={tuple(axes)}."
+        )
+    return ops.cast(ops.reshape(value, [size if a in axes else 1 for a, size in enumerate(x.shape)]), dtype)

@@ -4,37 +4,64 @@ Every layer of the family computes, for each position i of its input,
 
     y_i = gamma (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta
 
-and the layers differ only in S_i. See x as (N, ..., C), its channels split in place into (G, C/G):
+and the layers differ only in S_i:
 
-    layer                       S_i = {k : ...}                           G    kept axes
-    --------------------------  ----------------------------------------  ---  -----------------
-    BatchNormalization          k_C = i_C                                 C    channel
-    InstanceNormalization       k_N = i_N and k_C = i_C                   C    batch, channel
-    GroupNormalization          k_N = i_N and k_C in the group of i_C     G    batch, group
-    LayerNormalization(None)    k_N = i_N                                 1    batch
-    LayerNormalization(axis)    k = i on every axis but those of `axis`   -    all but `axis`
+    layer                     S_i = {k : ...}                            runs along        joins
+    ------------------------  -----------------------------------------  ----------------  --------------------
+    BatchNormalization        k_C = i_C                                  all but C         (parts on replicas)
+    InstanceNormalization     k_N = i_N and k_C = i_C                    all but N and C
+    GroupNormalization        k_N = i_N and k_C in the group of i_C      all but N and C   channels of a group
+    LayerNormalization(None)  k_N = i_N                                  all but N and C   all channels
+    LayerNormalization(axis)  k_a = i_a on every axis a not in `axis`    `axis`
 
-So a set is named by the axes that it keeps, and `moments` averages over all the others.
+A set runs along some axes in full, and sums along them leave a small table, of (N, C) sums say. Some sets join
+entries of that table: a group those of its channels. Splitting C into (G, C/G) is then a reshape of the table, where
+the paper's snippet reshapes x.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from keras import ops
 
 from keras_norm.arguments import Tensor, at_least_float32, inferred_shape
+from keras_norm.arithmetic import centre, select, sum_along, unjoined
 
-AllReduce = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
-"""Sums each tensor over the places that hold a part of each set: the replicas of a batch."""
+Join = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+"""Adds up, in each table of sums, the entries of a set, and gives the sum to all of them."""
+
+
+class Sets(NamedTuple):
+    """The axes that each set runs along in full, and how the sums that are left are joined."""
+
+    axes: tuple[int, ...]
+    join: Join
 
 
 class Moments(NamedTuple):
-    """Mean and variance of each S_i and the number of its positions, the reduced axes kept as 1."""
+    """Mean, variance and number of positions of each set, to broadcast against x.
+
+    Without `sets` they are constants, such as moving statistics, and no gradient of x goes through them.
+    """
 
     mean: Tensor
     variance: Tensor
     count: Tensor
+    sets: Sets | None = None
+
+
+def sets_along(axes: Sequence[int], join: Join = unjoined) -> Sets:
+    """A set for each position of the axes that are not in `axes`."""
+    return Sets(tuple(axes), join)
+
+
+def sets_of_groups(x: Tensor, groups: int, axis: int) -> Sets:
+    """A set for each sample and each group of neighbouring channels on `axis`."""
+    axes = axes_except(x, 0, axis)
+    if groups == x.shape[axis]:
+        return sets_along(axes)
+    return sets_along(axes, lambda tables: tuple(_join_groups(table, groups, axis) for table in tables))
 
 
 def axes_except(x: Tensor, *kept: int) -> tuple[int, ...]:
@@ -43,85 +70,39 @@ def axes_except(x: Tensor, *kept: int) -> tuple[int, ...]:
 
 
 def split_groups(x: Tensor, groups: int, axis: int) -> Tensor:
-    """Splits the channel axis in place: (N, ..., C, ...) becomes (N, ..., G, C/G, ...).
-
-    The channels of a group are neighbours, and the group axis stands where the channel axis stood.
-    """
+    """Splits the channel axis in place: (N, ..., C, ...) becomes (N, ..., G, C/G, ...)."""
     shape = inferred_shape(x)
     return ops.reshape(x, (*shape[:axis], groups, x.shape[axis] // groups, *shape[axis + 1 :]))
 
 
-def moments(
-    x: Tensor, axes: tuple[int, ...], mask: Tensor | None = None, all_reduce: AllReduce | None = None
-) -> Moments:
-    """Mean, variance (divided by the count) and count of the sets that run along `axes` of `x`.
+def moments(x: Tensor, sets: Sets, mask: Tensor | None = None) -> Moments:
+    """Mean, variance (divided by the count) and count of the sets of `x`.
 
-    With any number s near the mean and d = x - s,
-
-        mean = s + mean(d)        var = mean(d^2) - mean(d)^2
-
-    The bare E[x^2] - E[x]^2 is the case s = 0, which loses the variance where the mean is large. Here s is the mean
-    of the first eighth of the set: var is then at least (mean - s)^2 / 8, so that the difference loses a digit at
-    most, and x is read once. Neither moment depends on s, nor do their gradients.
-
-    What `mask` (of the shape of `x`) leaves out belongs to no set; the eighth may be all masked, and s is then the
-    mean of the whole set. `all_reduce` joins the parts of a set in two calls: it gets sums and never means, so the
-    parts may differ in size or be empty. An empty set has mean 0 and variance 0.
+    Two passes, the second over what is left when the mean is gone: E[x^2] - E[x]^2 would lose the variance where the
+    mean is large. What `mask` (of the shape of `x`) leaves out belongs to no set. Sums are joined and never means, so
+    the parts of a set may differ in size or be empty. An empty set has mean 0 and variance 0.
     """
-    join = all_reduce or (lambda parts: parts)
     x = ops.cast(x, at_least_float32(x.dtype))
-    sample = _first_eighth(x, axes[0]) if mask is None else x
-    total, sampled = join((_sum(_select(sample, mask), axes), _count(sample, axes, mask)))
-    shift = ops.stop_gradient(total / _or_one(sampled))
-    d = centre(x, shift, mask)
-    first, second, count = join((_sum(d, axes), _sum(ops.square(d), axes), _count(x, axes, mask)))
-    first, second = first / _or_one(count), second / _or_one(count)
-    # Rounding can make the variance negative, and squares beyond float32 infinite: both ends are kept finite.
-    variance = ops.clip(second - ops.square(ops.clip(first, -1e19, 1e19)), 0.0, 3e38)
-    return Moments(shift + first, variance, count)
-
-
-def _sum(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The sum along `axes`, kept as 1, one axis after another and the innermost last.
-
-    Partial sums of a like size lose no digits in float32, where one long sum over 65,536 positions is off by 1e-5.
-    """
-    for axis in sorted(axes, key=lambda a: (a == len(x.shape) - 1, -a)):
-        x = ops.sum(x, axis, keepdims=True)
-    return x
+    total, count = sets.join((sum_along(select(x, mask), sets.axes), _count(x, sets.axes, mask)))
+    size = ops.maximum(count, ops.ones_like(count))
+    mean = total / size
+    (squares,) = sets.join((sum_along(ops.square(centre(x, mean, mask)), sets.axes),))
+    # Squares beyond float32 end at its largest number, not at an infinity that moving statistics would keep.
+    return Moments(mean, ops.clip(squares / size, 0.0, 3e38), count, sets)
 
 
 def _count(x: Tensor, axes: tuple[int, ...], mask: Tensor | None) -> Tensor:
-    """The number of positions along `axes` that the mask leaves, to broadcast against `_sum`."""
+    """The number of positions along `axes` that the mask leaves, in a table of sums."""
     if mask is not None:
-        return _sum(ops.cast(mask, x.dtype), axes)
+        return sum_along(ops.cast(mask, x.dtype), axes)
     shape = ops.shape(x)
     sizes = [shape[a] if isinstance(shape[a], int) else ops.cast(shape[a], x.dtype) for a in axes]
-    return ops.full([1] * len(shape), math.prod(sizes), x.dtype)
+    table = [1 if a in axes or not isinstance(size, int) else size for a, size in enumerate(shape)]
+    return ops.full(table, math.prod(sizes), x.dtype)
 
 
-def _or_one(count: Tensor) -> Tensor:
-    """The divisor of sums over `count` positions, whose sums are 0 where there is none."""
-    return ops.maximum(count, ops.ones_like(count))
-
-
-def _first_eighth(x: Tensor, axis: int) -> Tensor:
-    """The first eighth of `x` along `axis`, rounded up."""
-    return x[(*[slice(None)] * axis, slice((ops.shape(x)[axis] + 7) // 8))]
-
-
-def _select(x: Tensor, mask: Tensor | None) -> Tensor:
-    """`x`, and 0 at masked positions."""
-    return x if mask is None else ops.where(mask, x, 0.0)
-
-
-def centre(x: Tensor, mean: Tensor, mask: Tensor | None = None) -> Tensor:
-    """x - mean, and 0 at masked positions: selected after the difference, or a masked NaN reaches the gradients."""
-    return _select(x - mean, mask)
-
-
-def standardize(x: Tensor, mean: Tensor, variance: Tensor, epsilon: float, mask: Tensor | None = None) -> Tensor:
-    """(x - mean) / sqrt(variance + epsilon) in float32 or wider, and 0 at masked positions."""
-    x = ops.cast(x, at_least_float32(x.dtype))
-    mean, variance = ops.cast(mean, x.dtype), ops.cast(variance, x.dtype)
-    return centre(x, mean, mask) * ops.rsqrt(variance + epsilon)
+def _join_groups(table: Tensor, groups: int, axis: int) -> Tensor:
+    """The sum over each group, at each of its channels."""
+    h = split_groups(table, groups, axis)
+    members = [h.shape[a] if a == axis + 1 else 1 for a in range(len(h.shape))]
+    return ops.reshape(ops.sum(h, axis + 1, keepdims=True) * ops.ones(members, h.dtype), inferred_shape(table))

@@ -78,20 +78,59 @@ def test_an_axis_may_be_negative(case, axis):
 
 
 @every_case
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
-def test_gradients_are_those_of_finite_differences(case, masked):
+def test_gradients_are_those_of_finite_differences(case, masked, dtype):
+    shape = (3, 4, CHANNELS)
+    x, cotangent = random_input(*shape), random_input(*shape, seed=1)
+    mask = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], bool) if masked else None
+    layer = make(case, shape, dtype=dtype)
+    kwargs = {"training": True, "mask": mask}
+    dx, dgamma, dbeta = gradients(layer, x.astype(dtype), cotangent.astype(dtype), **kwargs)[:3]
+    h = case.standardized(x, 2, EPSILON, mask)
+    axes = case.affine_axes(2)
+    others = tuple(a for a in range(3) if a not in axes)
+    tolerance = {"float64": 1e-9, "float32": 1e-5}[dtype]
+    np.testing.assert_allclose(dgamma, (cotangent * h).sum(others), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(dbeta, cotangent.sum(others), rtol=tolerance, atol=tolerance)
+    numeric = differences(lambda x: (cotangent * expected(case, x, mask=mask)).sum(), x)
+    tolerance = {"float64": 1e-7, "float32": 1e-5}[dtype]
+    np.testing.assert_allclose(dx, numeric, rtol=tolerance, atol=tolerance)
+
+
+@tensorflow_only
+@every_case
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+def test_gradients_of_gradients_are_those_of_finite_differences(case, masked):
+    import tensorflow as tf
+
     shape = (3, 4, CHANNELS)
     x, cotangent = random_input(*shape), random_input(*shape, seed=1)
     mask = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], bool) if masked else None
     layer = make(case, shape, dtype="float64")
-    dx, dgamma, dbeta = gradients(layer, x, cotangent, training=True, mask=mask)[:3]
-    h = case.standardized(x, 2, EPSILON, mask)
-    axes = case.affine_axes(2)
-    others = tuple(a for a in range(3) if a not in axes)
-    np.testing.assert_allclose(dgamma, (cotangent * h).sum(others), rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(dbeta, cotangent.sum(others), rtol=1e-9, atol=1e-9)
-    numeric = differences(lambda x: (cotangent * expected(case, x, mask=mask)).sum(), x)
-    np.testing.assert_allclose(dx, numeric, rtol=1e-6, atol=1e-7)
+
+    def penalty(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True, mask=mask)
+        return tf.reduce_sum(tape.gradient(y, x, cotangent) ** 2)
+
+    variable = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(variable)
+        value = penalty(variable)
+    numeric = differences(lambda x: float(penalty(tf.constant(x))), x)
+    np.testing.assert_allclose(array(tape.gradient(value, variable)), numeric, rtol=1e-5, atol=1e-5)
+
+
+@tensorflow_only
+@every_case
+def test_gradients_in_inference_are_those_of_finite_differences(case):
+    x, cotangent = random_input(3, 4, CHANNELS), random_input(3, 4, CHANNELS, seed=1)
+    layer, exact = make(case, x.shape), make(case, x.shape, dtype="float64")
+    dx = gradients(layer, x.astype("float32"), cotangent.astype("float32"), training=False)[0]
+    numeric = differences(lambda x: (cotangent * call(exact, x)).sum(), x)
+    np.testing.assert_allclose(dx, numeric, rtol=1e-4, atol=1e-5)
 
 
 # 2. Precision
@@ -443,14 +482,19 @@ def test_tiny_and_huge_inputs_follow_the_definition(case, scale):
 
 
 @every_case
-def test_a_variance_beyond_float32_leaves_everything_finite(case):
-    x, cotangent = random_input(3, 4, 5, CHANNELS) * 1e30, random_input(3, 4, 5, CHANNELS, dtype="float32")
+def test_a_variance_beyond_float32_leaves_outputs_and_weights_finite(case):
+    x = random_input(3, 4, 5, CHANNELS) * 1e30
     layer = make(case, x.shape)
-    for _ in range(2):
-        assert np.isfinite(call(layer, x.astype("float32"), training=True)).all()
-        for gradient in gradients(layer, x.astype("float32"), cotangent, training=True):
-            assert np.isfinite(gradient).all()
+    for training in (True, True, False):
+        assert np.isfinite(call(layer, x.astype("float32"), training=training)).all()
     assert all(np.isfinite(array(w)).all() for w in layer.weights)
+
+
+@every_case
+def test_gradients_stay_finite_up_to_that_variance(case):
+    x, cotangent = random_input(3, 4, 5, CHANNELS) * 1e17, random_input(3, 4, 5, CHANNELS, dtype="float32")
+    for gradient in gradients(make(case, x.shape), x.astype("float32"), cotangent, training=True):
+        assert np.isfinite(gradient).all()
 
 
 @every_case

@@ -5,7 +5,7 @@ import pytest
 from backends import array
 from cases import random_input
 
-from keras_norm.moments import axes_except, moments, split_groups
+from keras_norm.moments import axes_except, moments, sets_along, sets_of_groups, split_groups
 
 
 def test_split_groups_puts_neighbouring_channels_into_a_group_where_the_channels_stood():
@@ -17,6 +17,12 @@ def test_split_groups_puts_neighbouring_channels_into_a_group_where_the_channels
 
 def test_axes_except_are_all_others():
     assert axes_except(np.zeros((2, 3, 4, 5)), 0, 2) == (1, 3)
+
+
+def test_a_group_has_one_mean_that_stands_at_each_of_its_channels():
+    x = random_input(2, 5, 6)
+    mean = array(moments(x, sets_of_groups(x, 2, axis=2)).mean)
+    np.testing.assert_allclose(mean[0, 0], np.repeat([x[0, :, :3].mean(), x[0, :, 3:].mean()], 3), rtol=1e-12)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
@@ -33,8 +39,8 @@ def test_moments_of_parts_of_any_size_join_to_those_of_the_whole(masked):
             seen.append([array(t) for t in tensors])
             return served[len(seen) - 1] if len(seen) <= len(served) else tensors
 
-        result = moments(x[part], (0, 1), None if mask is None else mask[part], all_reduce)
-        return seen, result
+        result = moments(x[part], sets_along((0, 1), all_reduce), None if mask is None else mask[part])
+        return seen, result[:3]
 
     served = []
     for call in range(2):
@@ -53,17 +59,17 @@ def test_moments_of_parts_of_any_size_join_to_those_of_the_whole(masked):
 @pytest.mark.parametrize(("offset", "tolerance"), [(1e2, 1e-6), (1e3, 1e-5), (1e4, 1e-4)])
 def test_variance_keeps_its_accuracy_far_from_zero(offset, tolerance):
     x = np.random.default_rng(0).normal(offset, 1.0, (64, 32, 32, 4)).astype("float32")
-    variance = array(moments(x, (0, 1, 2)).variance).ravel()
+    variance = array(moments(x, sets_along((0, 1, 2))).variance).ravel()
     np.testing.assert_allclose(variance, x.astype("float64").var((0, 1, 2)), rtol=tolerance)
 
 
 def test_an_empty_set_has_mean_0_and_variance_0():
-    mean, variance, count = moments(np.zeros((0, 3), "float32"), (0,))
+    mean, variance, count, _ = moments(np.zeros((0, 3), "float32"), sets_along((0,)))
     assert array(mean).tolist() == array(variance).tolist() == [[0.0] * 3]
     assert (array(count) == 0).all()
 
 
 def test_integers_are_averaged_in_float32():
-    mean, variance, _ = moments(np.array([[1, 2], [4, 2]]), (0,))
+    mean, variance, *_ = moments(np.array([[1, 2], [4, 2]]), sets_along((0,)))
     assert array(mean).tolist() == [[2.5, 2.0]]
     assert array(variance).tolist() == [[2.25, 0.0]]

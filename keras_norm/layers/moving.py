@@ -7,8 +7,9 @@ from keras import initializers, ops
 
 from keras_norm import arguments
 from keras_norm.arguments import Tensor
+from keras_norm.arithmetic import unjoined
 from keras_norm.layers.base import Normalization
-from keras_norm.moments import Moments, axes_except, moments
+from keras_norm.moments import Moments, axes_except, moments, sets_along
 from keras_norm.replicas import sum_over_replicas
 
 
@@ -63,26 +64,22 @@ class MovingNormalization(Normalization):
         return [arguments.resolve_axis(self._owner, self.axis, rank)]
 
     def _statistics(self, x: Tensor, training: bool | None, mask: Tensor | None) -> tuple[Moments, Tensor | None]:
-        """Mean and variance to standardize `x` with, and the mask to do it under.
+        """Mean and variance to normalize `x` with, and the mask to do it under.
 
         In training those of the batch, which the moving ones follow; else the moving ones, which no mask changes.
         """
-        (axis,) = self._affine_axes(len(x.shape))
-        moving = self._moving_moments(x, axis)
         if not training or not self.trainable:
-            return moving, None
+            return self._moving_moments(x), None
+        (axis,) = self._affine_axes(len(x.shape))
         mask = arguments.resolve_mask(self._owner, mask, x)
-        batch = moments(x, axes_except(x, axis), mask, sum_over_replicas if self.synchronized else None)
-        statistics = self._in_training(batch, moving)
+        sets = sets_along(axes_except(x, axis), sum_over_replicas if self.synchronized else unjoined)
+        batch = moments(x, sets, mask)
         self._follow(batch)
-        return statistics, mask
+        return batch, mask
 
-    def _in_training(self, batch: Moments, moving: Moments) -> Moments:
-        """The moments to standardize a training batch with, which had these and met those."""
-        return batch
-
-    def _moving_moments(self, x: Tensor, axis: int) -> Moments:
+    def _moving_moments(self, x: Tensor) -> Moments:
         """The moving statistics, shaped to broadcast along `x`."""
+        (axis,) = self._affine_axes(len(x.shape))
         shape = [-1 if a == axis else 1 for a in range(len(x.shape))]
         mean, variance = (
             ops.cast(ops.reshape(moving, shape), x.dtype) for moving in (self.moving_mean, self.moving_variance)
