@@ -26,7 +26,7 @@ def copy_model(owner: str, model: keras.Model, chosen: Callable[[Layer], bool], 
     Names, weights and `trainable` are carried over: all weights of a copied layer, and those of equal name and shape
     of a changed one. The copy is not compiled. A class of model with a constructor of its own becomes `keras.Model`.
     """
-    _check(owner, model, chosen)
+    check(owner, model, chosen)
     copies: dict[int, tuple[Layer, Layer | None]] = {}  # by the id of the original
     changed: set[int] = set()
 
@@ -63,14 +63,18 @@ def copy_model(owner: str, model: keras.Model, chosen: Callable[[Layer], bool], 
 
 def _copy_container(model: keras.Model, copy: Change, call: Callable[..., Tensor]) -> keras.Model:
     """A model of the same class, if that can be, whose layers are copies."""
-    if isinstance(model, keras.Sequential):
-        (x,) = model.inputs
-        layers = [twin for twin in map(copy, model.layers) if twin is not None]
-        return keras.Sequential([keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name), *layers], model.name)
+    is_sequential = isinstance(model, keras.Sequential)  # its `input` is what another model calls it with
+    ends = (model.inputs, model.outputs) if is_sequential else (model.input, model.output)
     # The view is not compiled: `clone_model` would rebuild the optimizer and the loss from their configs.
-    view = keras.Model(model.input, model.output, name=model.name)
-    twin = keras.models.clone_model(view, clone_function=copy, call_function=call)
-    if type(model) is type(view) or type(model).__init__ is not type(view).__init__:
+    view = keras.Model(*ends, name=model.name)
+    entries = [layer for layer in view.layers if isinstance(layer, keras.layers.InputLayer)]
+    inputs = {id(entry.output): keras.layers.InputLayer.from_config(entry.get_config()) for entry in entries}
+    if is_sequential:
+        layers = [twin for twin in map(copy, model.layers) if twin is not None]
+        return keras.Sequential([*inputs.values(), *layers], name=model.name)
+    tensors = keras.tree.map_structure(lambda x: inputs[id(x)].output, view.input)
+    twin = keras.models.clone_model(view, input_tensors=tensors, clone_function=copy, call_function=call)
+    if type(model).__init__ is not type(view).__init__:
         return twin
     return type(model)(twin.input, twin.output, name=model.name)
 
@@ -98,7 +102,7 @@ def _carry_equal_weights(original: Layer, twin: Layer) -> None:
             weight.assign(values[weight.name].value)
 
 
-def _check(owner: str, model: keras.Model, chosen: Callable[[Layer], bool]) -> None:
+def check(owner: str, model: keras.Model, chosen: Callable[[Layer], bool]) -> None:
     """Refuses what cannot be taken apart."""
     if not is_container(model):
         raise TypeError(
@@ -112,7 +116,7 @@ def _check(owner: str, model: keras.Model, chosen: Callable[[Layer], bool]) -> N
         )
     for layer in model.layers:
         if is_container(layer):
-            _check(owner, layer, chosen)
+            check(owner, layer, chosen)
         elif not chosen(layer):
             inner = [part.name for part in layers_inside(layer)[1:] if chosen(part)]
             if inner:

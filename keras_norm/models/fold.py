@@ -10,9 +10,11 @@ from keras.layers import Layer
 from keras_norm.layers import BatchInstanceNormalization
 from keras_norm.layers.frozen import FrozenBatchNormalization
 from keras_norm.models import linear
-from keras_norm.models.copying import copy_model
+from keras_norm.models.copying import check, copy_model
 from keras_norm.models.graph import Place, places
 from keras_norm.models.kinds import is_batch_normalization, layers_inside
+
+OWNER = "fold_batch_normalization"
 
 
 def fold_batch_normalization(model: keras.Model, verbose: bool = True) -> keras.Model:
@@ -50,6 +52,7 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True) -> keras.
     Reference: Jacob et al., Quantization and Training of Neural Networks, CVPR 2018,
         https://arxiv.org/abs/1712.05877, eq. 14.
     """
+    check(OWNER, model, lambda layer: False)
     found = {id(place.layer): place for place in places(model)}
     layers = [layer for layer in layers_inside(model) if _keeps_statistics(layer)]
     hosts: dict[int, linear.Weights] = {}  # of the layers that take a normalization in, by id
@@ -68,7 +71,7 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True) -> keras.
         return twins[id(layer)]
 
     chosen = hosts.keys() | folded
-    result = copy_model("fold_batch_normalization", model, lambda layer: id(layer) in chosen, change)
+    result = copy_model(OWNER, model, lambda layer: id(layer) in chosen, change)
     for key, twin in twins.items():
         for weight in twin.weights:
             weight.assign(hosts[key][weight.name])
