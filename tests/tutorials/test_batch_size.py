@@ -1,0 +1,65 @@
+"""The main job, on a tiny budget."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import batch_size
+import numpy as np
+import pytest
+from backends import tensorflow_only
+from batch_size import Run, summary, table
+
+pytestmark = tensorflow_only
+
+
+def test_the_job_writes_every_cell_and_the_figure(data_dir, tmp_path):
+    budget = ["--epochs", "1", "--seeds", "2", "--train-images", "128"]
+    cells = ["--normalizations", "group", "none", "--batch-sizes", "64", "32"]
+    output = tmp_path / "new" / "folder"
+    done = subprocess.run(
+        [sys.executable, batch_size.__file__, *budget, *cells, "--output", output],
+        env={**os.environ, "TFDS_DATA_DIR": str(data_dir)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((output / "batch_size.csv").read_text().splitlines()))
+    found = [(row["normalization"], int(row["batch_size"]), int(row["seed"])) for row in rows]
+    assert found == [(name, size, seed) for name in ("group", "none") for size in (64, 32) for seed in (0, 1)]
+    assert all(row["dataset"] == "digits" and 0 <= float(row["error"]) <= 100 for row in rows)
+    assert (output / "batch_size.png").read_bytes().startswith(b"\x89PNG")
+    assert "| error % by batch size | 64 | 32 |" in done.stdout
+
+
+def test_the_table_has_mean_and_standard_deviation_over_seeds():
+    runs = [Run("digits", "batch", size, seed, 1, error) for size, seed, error in [(2, 0, 40.0), (2, 1, 60.0)]]
+    runs += [Run("digits", "batch", 32, 0, 1, 3.0)]
+    assert summary(runs) == {"batch": {2: (50.0, np.std([40, 60], ddof=1)), 32: (3.0, 0.0)}}
+    assert table(runs).splitlines()[-1] == "| batch | 3.0 ± 0.0 | 50.0 ± 14.1 |"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--normalizations grup", "instance"),
+        ("--batch-sizes 0", "must be a positive integer. Received: '0'"),
+        ("--batch-sizes 2000", "Received: batch_size=2000 of 1437 images"),
+        ("--dataset fashion_mnits", "Received: 'fashion_mnits' (close: fashion_mnist"),
+    ],
+)
+def test_a_wrong_value_is_answered_by_the_right_ones(data_dir, capsys, flags, message):
+    with pytest.raises(SystemExit, match="2"):
+        batch_size.main([*flags.split(), "--data-dir", str(data_dir)])
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("size", [8, 28, 32])
+@pytest.mark.parametrize("normalization", batch_size.NORMALIZATIONS)
+def test_the_network_halves_the_map_until_it_is_one_pixel(size, normalization):
+    model = batch_size.resnet((size, size, 1), 10, batch_size.NORMALIZATIONS[normalization])
+    maps = [layer.output.shape[1] for layer in model.layers if type(layer).__name__ == "Add"]
+    expected = [-(-size // 2**k) for k in range(2, 6) if 2 ** (k - 1) < size]
+    assert maps == expected and maps[-1] == 1
+    assert model.output_shape == (None, 10)

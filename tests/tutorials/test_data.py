@@ -1,0 +1,88 @@
+"""The digits that need no network, and how any TFDS set is fed."""
+
+import data
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from backends import tensorflow_only
+from digits import Digits
+from sklearn.datasets import load_digits
+
+pytestmark = tensorflow_only
+
+
+class Unlabeled(tfds.core.GeneratorBasedBuilder):
+    """Images without classes."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(8, 8, 1))}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        raise AssertionError("refused before it is prepared")
+
+    _generate_examples = _split_generators
+
+
+def by_pixels(images, labels):
+    """Images and labels in an order that depends on nothing else."""
+    return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 1437), ("test", 360)])
+def test_the_digits_are_those_of_scikit_learn(data_dir, split, size):
+    loaded = tfds.as_numpy(tfds.load("digits", split=split, data_dir=data_dir, batch_size=-1))
+    is_test = np.arange(1797) % 5 == 0
+    chosen = is_test if split == "test" else ~is_test
+    digits = load_digits()
+    expected = by_pixels(digits.images[chosen, :, :, None].astype("uint8"), digits.target[chosen])
+    assert by_pixels(loaded["image"], loaded["label"]) == expected
+    assert len(expected) == size
+
+
+def test_a_set_that_another_process_prepared_meanwhile_is_read(tmp_path, monkeypatch):
+    generate = Digits._generate_examples
+
+    def meanwhile(self, indices):
+        monkeypatch.setattr(Digits, "_generate_examples", generate)
+        Digits(data_dir=tmp_path).download_and_prepare()
+        return generate(self, indices)
+
+    monkeypatch.setattr(Digits, "_generate_examples", meanwhile)
+    assert data.load("digits", data_dir=tmp_path).train_size == 1437
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        data.load("digits", data_dir=tmp_path / "file")
+
+
+def test_pixels_have_mean_0_and_deviation_1_over_the_training_images(data_dir):
+    images = np.concatenate([x for x, _ in data.load("digits", data_dir=data_dir).train(479, seed=0)])
+    assert images.shape == (1437, 8, 8, 1)
+    np.testing.assert_allclose([images.mean(), images.std()], [0, 1], atol=1e-5)
+
+
+def test_batches_are_full_and_come_in_another_order_each_epoch(data_dir):
+    train = data.load("digits", train_images=50, data_dir=data_dir).train(16, seed=0)
+    epochs = [[labels.numpy().tolist() for _, labels in train] for _ in range(2)]
+    assert [len(labels) for labels in epochs[0]] == [16, 16, 16]
+    assert epochs[0] != epochs[1]
+
+
+def test_a_set_without_classes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"must pair images of one size with class labels. Received: 'unlabeled'"):
+        data.load("unlabeled", data_dir=tmp_path)
+
+
+def test_an_unknown_set_is_answered_by_known_ones(data_dir):
+    with pytest.raises(ValueError, match=r"Received: 'cifra10' \(close: cifar10.*; for example digits, mnist"):
+        data.load("cifra10", data_dir=data_dir)
+
+
+def test_a_batch_larger_than_the_training_images_is_refused(data_dir):
+    with pytest.raises(ValueError, match="batch_size must be at most the number of training images"):
+        data.load("digits", train_images=3, data_dir=data_dir).train(4, seed=0)

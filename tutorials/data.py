@@ -1,0 +1,107 @@
+"""Image classification data of `tensorflow_datasets`, by name, as standardized `tf.data` pipelines."""
+
+import difflib
+from dataclasses import dataclass
+
+import digits  # noqa: F401  registers "digits"
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+SUGGESTED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """The two splits of a data set, held in memory, and what it takes to feed them to a model."""
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    train_size: int
+    mean: np.ndarray
+    deviation: np.ndarray
+    train_split: tf.data.Dataset
+    test_split: tf.data.Dataset
+
+    def train(self, batch_size: int, seed: int) -> tf.data.Dataset:
+        """Batches of exactly `batch_size` training images, in a new order each epoch."""
+        if batch_size > self.train_size:
+            raise ValueError(
+                f"train: batch_size must be at most the number of training images. "
+                f"Received: batch_size={batch_size} of {self.train_size} images."
+            )
+        shuffled = self.train_split.shuffle(self.train_size, seed=seed)
+        # A smaller last batch would be a second batch size in the experiment, and a second shape to compile.
+        return self._standardized(shuffled.batch(batch_size, drop_remainder=True))
+
+    def test(self, batch_size: int = 500) -> tf.data.Dataset:
+        """All test images, in order."""
+        return self._standardized(self.test_split.batch(batch_size))
+
+    def _standardized(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        def standardize(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return (tf.cast(images, tf.float32) - self.mean) / self.deviation, labels
+
+        return batches.map(standardize, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def load(name: str, train_images: int | None = None, data_dir: str | None = None) -> ImageData:
+    """The data set `name` of `tensorflow_datasets`, which downloads it where it is not yet on disk.
+
+    Args:
+        name: any image classification set with a train and a test split and images of one size.
+        train_images: how many training images to use, from the first on; all if None.
+        data_dir: where TFDS keeps its sets; `TFDS_DATA_DIR` or `~/tensorflow_datasets` if None.
+
+    Raises:
+        ValueError: if there is no such set, or it is not one of image classification.
+    """
+    splits = ["train" if train_images is None else f"train[:{train_images}]", "test"]
+    (train, test), info = _load_splits(name, splits, data_dir)
+    train, test = train.cache(), test.cache()
+    mean, deviation = _pixel_statistics(train)
+    image, label = (info.features[key] for key in info.supervised_keys)
+    return ImageData(image.shape, label.num_classes, int(train.cardinality()), mean, deviation, train, test)
+
+
+def _load_splits(
+    name: str, splits: list[str], data_dir: str | None
+) -> tuple[list[tf.data.Dataset], tfds.core.DatasetInfo]:
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        close = difflib.get_close_matches(name, ["digits", *tfds.list_builders()], n=3)
+        raise ValueError(
+            f"load: the data set must be one of tensorflow_datasets. Received: {name!r} "
+            f"(close: {', '.join(close) or 'none'}; for example {', '.join(SUGGESTED)})."
+        ) from None
+    _check(name, builder.info)
+    try:
+        builder.download_and_prepare()
+    except OSError:
+        # Another process may have prepared the same set meanwhile: TFDS then cannot move its own copy into place.
+        builder = tfds.builder(name, data_dir=data_dir)
+        if not builder.is_prepared():
+            raise
+    return builder.as_dataset(split=splits, as_supervised=True), builder.info
+
+
+def _check(name: str, info: tfds.core.DatasetInfo) -> None:
+    """Refuses what is no image classification, before anything is downloaded."""
+    features = [info.features[key] for key in info.supervised_keys or ()]
+    kinds = [type(feature) for feature in features]
+    if kinds != [tfds.features.Image, tfds.features.ClassLabel] or None in features[0].shape:
+        raise ValueError(
+            f"load: the data set must pair images of one size with class labels. Received: {name!r} with "
+            f"{info.features} (for example {', '.join(SUGGESTED)})."
+        )
+
+
+def _pixel_statistics(train: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each color over the training images."""
+    count, total, squares = 0, 0.0, 0.0
+    for images, _ in train.batch(1000).as_numpy_iterator():
+        pixels = images.reshape(-1, images.shape[-1]).astype(np.float64)
+        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)
+    mean = total / count
+    return mean.astype(np.float32), np.sqrt(squares / count - mean**2).astype(np.float32)
