@@ -1,6 +1,8 @@
 """Normalization layers for Keras 3 and TensorFlow: one formula, many sets."""
 
+from keras_norm import distribute as distribute
 from keras_norm import functional as functional
+from keras_norm import models as models
 from keras_norm import schedules as schedules
 from keras_norm.layers import BatchInstanceNormalization as BatchInstanceNormalization
 from keras_norm.layers import BatchNormalization as BatchNormalization
@@ -8,5 +10,8 @@ from keras_norm.layers import BatchRenormalization as BatchRenormalization
 from keras_norm.layers import GroupNormalization as GroupNormalization
 from keras_norm.layers import InstanceNormalization as InstanceNormalization
 from keras_norm.layers import LayerNormalization as LayerNormalization
+from keras_norm.reparametrization import SpectralNormalization as SpectralNormalization
+from keras_norm.reparametrization import WeightNormalization as WeightNormalization
+from keras_norm.reparametrization import initialize_from_data as initialize_from_data
 
 __version__ = "0.1.0"

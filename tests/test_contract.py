@@ -109,6 +109,7 @@ def test_gradients_of_gradients_are_those_of_finite_differences(case, masked):
     mask = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], bool) if masked else None
     layer = make(case, shape, dtype="float64")
 
+    @tf.function
     def penalty(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
