@@ -1,4 +1,4 @@
-"""Small models with all that a conversion can meet: models in models, shared layers, several inputs, masks, operations."""
+"""Small models with all that a conversion can meet: models in models, shared layers, several inputs, masks."""
 
 import keras
 import numpy as np
@@ -30,9 +30,9 @@ def mixed(**kwargs):
 
 def text():
     """A mask that reaches a normalization."""
-    tokens = keras.Input((7,), dtype="int32")
-    h = kl.Embedding(9, 4, mask_zero=True)(tokens)
-    h = kl.BatchNormalization(name="norm")(kl.Dense(6)(h))
+    tokens = keras.Input((None,), dtype="int32")
+    h = kl.Embedding(9, 4, mask_zero=True, name="embedding")(tokens)
+    h = kl.BatchNormalization(name="norm")(kl.Dense(6, name="before")(h))
     return randomized(keras.Model(tokens, kl.GlobalAveragePooling1D()(h)))
 
 
@@ -50,11 +50,12 @@ def randomized(model, seed=0):
     return model
 
 
-def inputs(model, samples=5):
+def inputs(model, samples=5, length=7):
     rng = np.random.default_rng(1)
+    shapes = [(samples, *(size or length for size in x.shape[1:])) for x in model.inputs]
     return [
-        rng.integers(0, 9, (samples, *x.shape[1:])) if x.dtype == "int32" else rng.normal(size=(samples, *x.shape[1:]))
-        for x in model.inputs
+        rng.integers(0, 9, shape) if x.dtype == "int32" else rng.normal(size=shape)
+        for x, shape in zip(model.inputs, shapes, strict=True)
     ]
 
 

@@ -129,13 +129,13 @@ class Subclassed(keras.Model):
 
 @pytest.mark.parametrize("conversion", CONVERSIONS)
 def test_a_subclassed_model_is_refused(conversion):
-    with pytest.raises(TypeError, match="model must be Functional or Sequential, .* Received: model of Subclassed"):
+    with pytest.raises(TypeError, match=r"model must be Functional or Sequential, .* Received: model of Subclassed"):
         CONVERSIONS[conversion](Subclassed())
 
 
 @pytest.mark.parametrize("conversion", CONVERSIONS)
 def test_a_model_that_is_not_built_is_refused(conversion):
-    with pytest.raises(ValueError, match="model must be built. Received: model='lazy', which is not"):
+    with pytest.raises(ValueError, match=r"model must be built\. Received: model='lazy', which is not"):
         CONVERSIONS[conversion](keras.Sequential([kl.BatchNormalization()], name="lazy"))
 
 

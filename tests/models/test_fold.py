@@ -1,0 +1,235 @@
+"""Batch normalizations that become part of the weights beside them: which ones, and that nothing else changes."""
+
+import keras
+import numpy as np
+import pytest
+from backends import BACKEND
+from keras import layers as kl
+from networks import inputs, mixed, predict, randomized, sequential
+
+import keras_norm as kn
+from keras_norm import models
+from keras_norm.models.kinds import is_batch_normalization, layers_inside
+
+KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization]
+LINEAR = {
+    "Dense": ((6,), lambda **k: kl.Dense(4, **k)),
+    "Dense over time": ((5, 6), lambda **k: kl.Dense(4, **k)),
+    "Conv1D": ((9, 6), lambda **k: kl.Conv1D(4, 3, **k)),
+    "Conv2D": ((9, 8, 6), lambda **k: kl.Conv2D(4, (3, 2), strides=2, **k)),
+    "Conv2D dilated": ((9, 8, 6), lambda **k: kl.Conv2D(4, 2, dilation_rate=2, **k)),
+    "Conv2D in groups": ((9, 8, 6), lambda **k: kl.Conv2D(4, 3, groups=2, **k)),
+    "Conv3D": ((4, 5, 6, 6), lambda **k: kl.Conv3D(4, 2, **k)),
+    "DepthwiseConv1D": ((9, 6), lambda **k: kl.DepthwiseConv1D(3, depth_multiplier=2, **k)),
+    "DepthwiseConv2D": ((9, 8, 6), lambda **k: kl.DepthwiseConv2D(3, depth_multiplier=2, **k)),
+    "SeparableConv1D": ((9, 6), lambda **k: kl.SeparableConv1D(4, 3, depth_multiplier=2, **k)),
+    "SeparableConv2D": ((9, 8, 6), lambda **k: kl.SeparableConv2D(4, 3, depth_multiplier=2, **k)),
+}
+TRANSPOSED = {
+    "Conv1DTranspose": ((5, 6), lambda **k: kl.Conv1DTranspose(4, 3, strides=2, **k)),
+    "Conv2DTranspose": ((5, 4, 6), lambda **k: kl.Conv2DTranspose(4, 3, strides=2, padding="same", **k)),
+    "Conv3DTranspose": ((3, 4, 5, 6), lambda **k: kl.Conv3DTranspose(4, 2, **k)),
+}
+
+
+def remaining(model):
+    return [layer.name for layer in layers_inside(model) if is_batch_normalization(layer)]
+
+
+def folded(model):
+    return models.fold_batch_normalization(model, verbose=False)
+
+
+def assert_predicts_as(new, model):
+    want = predict(model, inputs(model))
+    spread = want.std(0).max()
+    assert spread > 0.05
+    np.testing.assert_allclose(predict(new, inputs(model)), want, rtol=0, atol=2e-5 * max(spread, np.abs(want).max()))
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("name", [*LINEAR, *TRANSPOSED])
+def test_a_normalization_behind_a_linear_layer_is_folded(name, use_bias):
+    shape, linear = (LINEAR | TRANSPOSED)[name]
+    model = sequential(linear(use_bias=use_bias), kl.BatchNormalization(), kl.ReLU(), shape=shape)
+    new = folded(model)
+    assert [type(layer) for layer in new.layers] == [type(model.layers[0]), kl.ReLU]
+    assert_predicts_as(new, model)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_normalization_before_a_linear_layer_is_folded(name, use_bias):
+    shape, linear = LINEAR[name]
+    model = sequential(kl.ReLU(), kl.BatchNormalization(), linear(use_bias=use_bias, activation="tanh"), shape=shape)
+    new = folded(model)
+    assert [type(layer) for layer in new.layers] == [kl.ReLU, type(model.layers[2])]
+    assert_predicts_as(new, model)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_one_before_and_one_behind_go_into_the_same_layer(name):
+    shape, linear = LINEAR[name]
+    model = sequential(kl.BatchNormalization(), linear(), kl.BatchNormalization(), shape=shape)
+    new = folded(model)
+    assert len(new.layers) == 1
+    assert_predicts_as(new, model)
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("kind", [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization])
+def test_every_kind_is_folded_with_and_without_gamma_and_beta(kind, scale, center):
+    model = sequential(kl.Conv2D(4, 3), kind(scale=scale, center=center, epsilon=0.1))
+    assert remaining(folded(model)) == []
+    assert_predicts_as(folded(model), model)
+
+
+def test_frozen_ones_are_folded():
+    model = models.freeze_batch_normalization(sequential(kl.Conv2D(4, 3), kl.BatchNormalization()))
+    assert len(folded(model).layers) == 1
+    assert_predicts_as(folded(model), model)
+
+
+@pytest.mark.parametrize("axis", [1, -3])
+def test_another_axis_than_the_channels_stays(axis):
+    model = sequential(kl.Conv2D(4, 3), kl.BatchNormalization(axis=axis, name="norm"))
+    assert remaining(folded(model)) == ["norm"]
+    assert_predicts_as(folded(model), model)
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has no channels_first convolution on a CPU")
+def test_channels_first_is_folded_along_its_own_axis():
+    model = sequential(
+        kl.Conv2D(4, 2, data_format="channels_first"), kl.BatchNormalization(axis=1), kl.ReLU(),
+        kl.BatchNormalization(axis=1), kl.DepthwiseConv2D(2, data_format="channels_first"),
+    )  # fmt: skip
+    assert remaining(folded(model)) == []
+    assert_predicts_as(folded(model), model)
+
+
+def branch_behind_the_convolution():
+    x = keras.Input((6, 6, 3))
+    h = kl.Conv2D(4, 3)(x)
+    return keras.Model(x, kl.Add()([kl.BatchNormalization(name="norm")(h), h]))
+
+
+def convolution_is_an_output():
+    x = keras.Input((6, 6, 3))
+    h = kl.Conv2D(4, 3)(x)
+    return keras.Model(x, kl.Concatenate()([h, kl.BatchNormalization(name="norm")(h)]))
+
+
+def branch_behind_the_normalization():
+    x = keras.Input((6, 6, 3))
+    h = kl.BatchNormalization(name="norm")(x)
+    return keras.Model(x, kl.Concatenate()([kl.Conv2D(4, 3)(h), kl.Conv2D(4, 3)(h)]))
+
+
+def normalization_called_twice():
+    x = keras.Input((6, 6, 3))
+    norm = kl.BatchNormalization(name="norm")
+    return keras.Model(x, kl.Concatenate()([norm(kl.Conv2D(4, 3)(x)), norm(kl.Conv2D(4, 3)(x))]))
+
+
+def convolution_called_twice():
+    x = keras.Input((6, 6, 3))
+    convolution = kl.Conv2D(3, 3, padding="same")
+    return keras.Model(x, kl.BatchNormalization(name="norm")(convolution(convolution(x))))
+
+
+def convolution_called_in_two_models():
+    x = keras.Input((6, 6, 3))
+    convolution = kl.Conv2D(3, 3, padding="same")
+    inner = keras.Sequential([keras.Input((6, 6, 3)), convolution, kl.ReLU()])
+    return keras.Model(x, kl.BatchNormalization(name="norm")(convolution(inner(x))))
+
+
+def operation_between():
+    x = keras.Input((6, 6, 3))
+    return keras.Model(x, kl.BatchNormalization(name="norm")(kl.Conv2D(4, 3)(x) * 2))
+
+
+def inside_a_layer():
+    x = keras.Input((5, 4))
+    return keras.Model(x, kl.TimeDistributed(kl.BatchNormalization(name="norm"))(kl.Dense(4)(x)))
+
+
+def norm():
+    return kl.BatchNormalization(name="norm")
+
+
+STAYING = {
+    "padding before it is not padded": lambda: sequential(norm(), kl.Conv2D(4, 3, padding="same")),
+    "causal padding": lambda: sequential(norm(), kl.Conv1D(4, 3, padding="causal"), shape=(7, 3)),
+    "transposed layer behind": lambda: sequential(norm(), kl.Conv2DTranspose(4, 3)),
+    "activation of the layer": lambda: sequential(kl.Conv2D(4, 3, activation="relu"), norm()),
+    "activation between": lambda: sequential(kl.Conv2D(4, 3), kl.ReLU(), norm()),
+    "other layer": lambda: sequential(kl.Conv2D(4, 3), kn.BatchInstanceNormalization(name="norm")),
+    "class of its own": lambda: sequential(Squared(4), norm(), shape=(6,)),
+    **{
+        make.__name__: make
+        for make in (
+            branch_behind_the_convolution, convolution_is_an_output, branch_behind_the_normalization,
+            normalization_called_twice, convolution_called_twice, convolution_called_in_two_models, operation_between,
+            inside_a_layer,
+        )
+    },
+}  # fmt: skip
+
+
+class Squared(kl.Dense):
+    def call(self, inputs):
+        return keras.ops.square(super().call(inputs))
+
+
+@pytest.mark.parametrize("case", STAYING)
+def test_what_cannot_be_folded_stays(case, capsys):
+    model = randomized(STAYING[case]())
+    new = models.fold_batch_normalization(model)
+    said = capsys.readouterr().out
+    assert said.startswith("0 of 1 batch normalizations folded.\n  norm stays: it ")
+    assert remaining(new) == ["norm"]
+    assert_predicts_as(new, model)
+
+
+def test_a_kernel_of_size_one_sees_no_padding():
+    model = sequential(kl.ReLU(), kl.BatchNormalization(), kl.Conv2D(4, 1, strides=2, padding="same"))
+    assert remaining(folded(model)) == []
+    assert_predicts_as(folded(model), model)
+
+
+def test_low_rank_weights_are_left_alone():
+    model = sequential(kl.Dense(4), norm(), shape=(6,))
+    model.layers[0].enable_lora(2)
+    randomized(model)
+    assert remaining(folded(model)) == ["norm"]
+    assert_predicts_as(folded(model), model)
+
+
+def test_a_normalization_at_the_end_gives_the_name_of_the_output_to_the_layer_before():
+    new = folded(sequential(kl.Dense(4, name="logits"), kl.BatchNormalization(), shape=(6,)))
+    assert [layer.name for layer in new.layers] == ["logits"]
+
+
+def test_it_says_how_many_were_folded_and_between_what_the_others_stand(capsys):
+    models.fold_batch_normalization(mixed())
+    assert capsys.readouterr().out == (
+        "3 of 4 batch normalizations folded.\n"
+        "  shared_norm stays: it is called more than once, or by a layer that is no model.\n"
+    )
+
+
+def test_regularizers_and_names_of_the_layers_stay():
+    model = sequential(kl.Dense(4, kernel_regularizer="l2", use_bias=False, name="dense"), kl.BatchNormalization(),
+                       shape=(6,))  # fmt: skip
+    (dense,) = folded(model).layers
+    assert (dense.name, dense.use_bias, type(dense.kernel_regularizer)) == ("dense", True, keras.regularizers.L2)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_under_mixed_precision_predictions_stay_up_to_its_rounding(policy):
+    model = sequential(kl.Conv2D(8, 3, dtype=policy), kl.BatchNormalization(dtype=policy))
+    want = predict(model)
+    rounding = 2.0**-8 if policy == "mixed_bfloat16" else 2.0**-11
+    assert np.abs(predict(folded(model), inputs(model)) - want).max() < 4 * rounding * np.abs(want).max()

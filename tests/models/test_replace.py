@@ -1,0 +1,162 @@
+"""What is put in place of a normalization: templates, classes, functions."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from backends import array
+from keras import layers as kl
+from networks import inputs, mixed, part, predict, randomized, sequential, text
+
+import keras_norm as kn
+from keras_norm import models
+
+
+def norms(model, kind):
+    return [layer for layer in model.layers if isinstance(layer, kind)]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        kn.GroupNormalization(2),
+        kn.LayerNormalization(axis=None),
+        kn.InstanceNormalization(),
+        kn.BatchRenormalization(),
+        kn.BatchInstanceNormalization(),
+        kl.GroupNormalization(2),
+        kl.LayerNormalization(),
+        kl.BatchNormalization(synchronized=keras.backend.backend() == "tensorflow"),
+    ],
+    ids=lambda layer: type(layer).__module__.split(".")[0] + "." + type(layer).__name__,
+)
+def test_every_normalization_takes_the_place_of_a_batch_normalization(template):
+    model = mixed()
+    new = models.replace_normalization(model, template)
+    for name in ("shared_norm", "inner_norm", "head_norm", "outer_norm"):
+        layer, old = part(new, name), part(model, name)
+        assert type(layer) is type(template)
+        assert (layer.center, layer.scale) == (old.center, old.scale)
+        values = {weight.name: array(weight) for weight in old.weights}
+        carried = [weight for weight in layer.weights if weight.name in values]
+        assert carried
+        for weight in carried:
+            np.testing.assert_array_equal(array(weight), values[weight.name])
+    assert np.isfinite(predict(new, inputs(model))).all()
+
+
+def test_group_normalization_in_place_is_group_normalization_of_the_same_features():
+    model = sequential(kl.Conv2D(6, 3), kl.BatchNormalization())
+    new = models.replace_normalization(model, kn.GroupNormalization(3))
+    (x,) = inputs(model)
+    h = array(model.layers[0](x.astype("float32"))).astype("float64")
+    split = h.reshape(5, 36, 3, 2)
+    mean, variance = split.mean((1, 3), keepdims=True), split.var((1, 3), keepdims=True)
+    standard = ((split - mean) / np.sqrt(variance + 1e-3)).reshape(h.shape)
+    gamma, beta = (array(weight) for weight in model.layers[1].weights[:2])
+    np.testing.assert_allclose(predict(new, [x]), gamma * standard + beta, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_old_layer_keeps_and_what_the_template_says():
+    old = kl.BatchNormalization(
+        axis=1, epsilon=0.5, scale=False, beta_regularizer=keras.regularizers.L2(0.25), beta_constraint="non_neg",
+        dtype="mixed_bfloat16", name="old", trainable=False,
+    )  # fmt: skip
+    model = sequential(kl.Permute((3, 1, 2)), old)
+    new = models.replace_normalization(model, kn.GroupNormalization(3, epsilon=0.125)).layers[1]
+    assert (new.name, new.trainable, new.dtype_policy.name, new.scale) == ("old", False, "mixed_bfloat16", False)
+    assert new.beta_regularizer.l2 == 0.25
+    assert isinstance(new.beta_constraint, keras.constraints.NonNeg)
+    assert (new.groups, new.epsilon, new.axis) == (3, 0.125, 1)
+
+
+def test_a_class_takes_every_argument_that_it_shares_with_the_old_layer():
+    model = sequential(kl.Conv2D(32, 1), kl.BatchNormalization(epsilon=0.5, momentum=0.25))
+    renorm = models.replace_normalization(model, kn.BatchRenormalization).layers[1]
+    assert (renorm.epsilon, renorm.momentum) == (0.5, 0.25)
+    assert models.replace_normalization(model, kn.GroupNormalization).layers[1].epsilon == 0.5
+
+
+def test_groups_are_lowered_to_the_largest_divisor_with_one_warning():
+    model = sequential(kl.Conv2D(24, 1), kl.BatchNormalization(name="a"), kl.Conv2D(64, 1), kl.BatchNormalization(),
+                       kl.Conv2D(7, 1), kl.BatchNormalization(name="c"))  # fmt: skip
+    words = "groups=32 do not divide the channels of all layers: 'a' 24 for 24 channels, 'c' 7 for 7 channels."
+    with pytest.warns(UserWarning, match=words) as caught:
+        new = models.replace_normalization(model, kn.GroupNormalization(32))
+    assert [layer.groups for layer in norms(new, kn.GroupNormalization)] == [24, 32, 7]
+    assert len([w for w in caught if "groups=32" in str(w.message)]) == 1
+
+
+@pytest.mark.parametrize("groups", [-1, 1, 3])
+def test_groups_that_divide_stay_without_a_warning(groups):
+    model = sequential(kl.Conv2D(6, 1), kl.BatchNormalization())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        new = models.replace_normalization(model, kn.GroupNormalization(groups))
+    assert new.layers[1].groups == groups
+
+
+def test_a_function_decides_layer_by_layer():
+    model = sequential(kl.BatchNormalization(name="a"), kl.BatchNormalization(name="b"))
+
+    def to(old):
+        return old if old.name == "a" else kn.InstanceNormalization(name="instance")
+
+    new = models.replace_normalization(model, to)
+    assert [layer.name for layer in new.layers] == ["a", "instance"]
+    assert new.layers[0] is not model.layers[0]
+
+
+def test_where_leaves_the_others_as_they_are():
+    model = sequential(kl.BatchNormalization(), kl.LayerNormalization())
+    new = models.replace_normalization(
+        model, kn.InstanceNormalization(), lambda layer: isinstance(layer, kl.LayerNormalization)
+    )
+    assert [type(layer) for layer in new.layers] == [kl.BatchNormalization, kn.InstanceNormalization]
+
+
+def test_layer_normalization_over_the_channels_gives_its_weights_to_group_normalization():
+    model = sequential(kl.Conv2D(6, 1), kl.LayerNormalization())
+    new = models.replace_normalization(model, kn.GroupNormalization(3)).layers[1]
+    for name in ("gamma", "beta"):
+        np.testing.assert_array_equal(array(getattr(new, name)), array(getattr(model.layers[1], name)))
+
+
+def test_frozen_layers_are_replaced_by_what_they_hold():
+    frozen = models.freeze_batch_normalization(sequential(kl.BatchNormalization(name="norm")))
+    new = models.replace_normalization(frozen, kn.GroupNormalization(3)).layers[0]
+    assert (type(new), new.name) == (kn.GroupNormalization, "norm")
+    assert len(new.trainable_weights) == 2
+
+
+def test_a_mask_reaches_the_new_layer():
+    new = models.replace_normalization(text(), kn.LayerNormalization(axis=None))
+    (tokens,) = inputs(new)
+    tokens[:, :4] = np.maximum(tokens[:, :4], 1)
+    tokens[:, 4:] = 0
+    np.testing.assert_allclose(predict(new, [tokens]), predict(new, [tokens[:, :4]]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_new_model_trains():
+    model = models.replace_normalization(mixed(), kn.GroupNormalization(2))
+    model.compile("sgd", "mse")
+    before = [array(weight) for weight in model.trainable_weights]
+    model.fit(inputs(model), np.ones((5, 2)), verbose=0)
+    moved = [np.abs(array(new) - old).max() > 0 for new, old in zip(model.trainable_weights, before, strict=True)]
+    assert sum(moved) > len(moved) / 2
+
+
+def test_what_is_neither_a_layer_nor_a_class_nor_a_function_is_refused():
+    with pytest.raises(TypeError, match="replace_normalization: to must be a layer, a class of layers or a function"):
+        models.replace_normalization(sequential(kl.BatchNormalization()), "group")
+
+
+def test_a_function_that_gives_no_layer_is_refused():
+    with pytest.raises(TypeError, match=r"to must give a layer\. Received: None for 'norm'"):
+        models.replace_normalization(sequential(kl.BatchNormalization(name="norm")), lambda old: None)
+
+
+def test_randomized_networks_have_no_dead_normalization():
+    model = randomized(mixed())
+    assert predict(model).std(0).min() > 0.01
