@@ -63,3 +63,16 @@ def test_the_network_halves_the_map_until_it_is_one_pixel(size, normalization):
     expected = [-(-size // 2**k) for k in range(2, 6) if 2 ** (k - 1) < size]
     assert maps == expected and maps[-1] == 1
     assert model.output_shape == (None, 10)
+
+
+def test_the_learning_rate_is_in_proportion_to_the_batch_size(monkeypatch):
+    rates = {}
+
+    def recorded(data, normalization, size, epochs, seeds, learning_rate):
+        rates[size] = learning_rate
+        return [0.0] * seeds
+
+    monkeypatch.setattr(batch_size, "errors_by_seed", recorded)
+    flags = ["--batch-sizes", "64", "32", "2", "--learning-rate", "0.4"]
+    list(batch_size.experiment(None, batch_size.argument_parser().parse_args(flags)))
+    assert rates == pytest.approx({64: 0.8, 32: 0.4, 2: 0.025})
