@@ -31,7 +31,7 @@ NORMALIZATIONS = {
     "cross-replica BN": lambda: kn.BatchNormalization(momentum=0.9, synchronized=True),
     "GN": lambda: kn.GroupNormalization(groups=8),
 }
-KILL_AT = "epoch 2, step 5"
+KILL_AT = "epoch 2, step 3"
 
 
 def network(normalization, shape, classes, model_class=keras.Model):
