@@ -1,5 +1,6 @@
 """What re-parametrizing wrappers share: the wrapped layer is run with a kernel that is computed in each call."""
 
+import gc
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -114,7 +115,7 @@ class KernelReparametrization(keras.layers.Wrapper):
         folded.build_from_config(self.layer.get_build_config())
         values = {id(weight): value for weight, value in self._effective_kernels(training=False)}
         for new, old in zip(folded.variables, self.layer.variables, strict=True):
-            new.assign(values.get(id(old), old.value))
+            new.assign(ops.copy(values.get(id(old), old.value)))  # JAX would share the buffer, and training frees it
         return folded
 
     def _effective_kernels(self, training: bool | None) -> list[tuple[keras.Variable, Tensor]]:
@@ -140,6 +141,8 @@ class KernelReparametrization(keras.layers.Wrapper):
 
     def _refuse_a_second_wrapper(self) -> None:
         """A layer in two wrappers would be two layers after loading, one of them without weights."""
+        if self.layer in _WRAPPERS:
+            gc.collect()  # A wrapper that nobody holds any more lives on in cycles of Keras' own.
         other = _WRAPPERS.get(self.layer, lambda: None)()
         if other is not None:
             raise ValueError(

@@ -45,9 +45,10 @@ def initialize_from_data(model: keras.layers.Layer, batch: Any, training: bool =
         model(batch, training=training)
     waiting = [part for part in sublayers(model) if isinstance(part, WeightNormalization) and part.has_units()]
     if not waiting:
+        held = [type(part).__name__ for part in sublayers(model)[1:]]
         raise ValueError(
-            "initialize_from_data: model must hold a WeightNormalization of a Dense, EinsumDense or convolution "
-            f"layer. Received: model={model.name!r} with {[type(part).__name__ for part in sublayers(model)[1:]]}."
+            "initialize_from_data: model must hold a WeightNormalization of a Dense, EinsumDense or convolution layer. "
+            f"Received: model={model.name!r} with layers {held}."
         )
     were_set: list[WeightNormalization] = []
     for wrapper in waiting:

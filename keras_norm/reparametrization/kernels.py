@@ -134,7 +134,7 @@ def _unit_axes(
     if axis is None:
         return default_unit_axes(layer, weight)
     rank = len(weight.shape)
-    listed = [integer(owner, "axis", a) for a in (axis if isinstance(axis, Sequence) else [axis])]
+    listed = [integer(owner, "axis", a) for a in (axis if isinstance(axis, list | tuple) else [axis])]
     axes = sorted({a % rank for a in listed if -rank <= a < rank})
     if len(axes) < len(listed) or not axes:
         raise ValueError(

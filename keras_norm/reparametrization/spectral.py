@@ -37,8 +37,8 @@ class SpectralNormalization(KernelReparametrization):
     Example:
         >>> layer = SpectralNormalization(keras.layers.Dense(3))
         >>> y = layer(np.ones((2, 4)))
-        >>> np.round(np.linalg.svd(layer.fold().kernel, compute_uv=False)[0], 2)
-        np.float32(1.0)
+        >>> round(float(np.linalg.svd(layer.fold().kernel, compute_uv=False)[0]), 2)
+        1.0
 
     Reference: Miyato et al., Spectral Normalization, ICLR 2018, https://arxiv.org/abs/1802.05957, algorithm 1.
     """

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_norm.arguments import Tensor
-from keras_norm.moments import axes_except, moments
+from keras_norm.moments import axes_except, moments, sets_along
 from keras_norm.reparametrization.base import KernelReparametrization
 from keras_norm.reparametrization.kernels import default_unit_axes, output_axes
 
@@ -80,10 +80,11 @@ class WeightNormalization(KernelReparametrization):
         done, self._when_initialized = self._when_initialized, None
         h = self._pre_activations(inputs)
         axes = [a % len(h.shape) for a in output_axes(self.layer)]
-        mean, variance, _ = moments(h, axes_except(h, *axes))
-        scale = ops.where(variance > 0, ops.rsqrt(variance), 1.0)
+        mean, variance, *_ = moments(h, sets_along(axes_except(h, *axes)))
+        # What is left of a unit that is constant is its rounding.
+        scale = ops.where(variance > 1e-12 * ops.square(mean), ops.rsqrt(variance), 1.0)
         g, bias = self.g[-1], self.layer.bias
-        g.assign(g * ops.ravel(ops.moveaxis(scale, axes, range(len(axes)))))
+        g.assign(g * ops.ravel(ops.moveaxis(scale, axes, list(range(len(axes))))))
         if bias is not None:
             centred = (ops.ravel(bias) - ops.ravel(mean)) * ops.ravel(scale)
             bias.assign(ops.reshape(centred, bias.shape))

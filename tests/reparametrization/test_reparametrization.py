@@ -1,0 +1,477 @@
+"""What both wrappers promise for every layer that they wrap."""
+
+from functools import cache
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from backends import BACKEND, array, call, tensorflow_only
+from keras import layers
+from replicas import processes
+from wrapped_layers import BY_NAME, KINDS, WRAPPERS, built, weight_gradients
+
+from keras_norm.reparametrization import SpectralNormalization, WeightNormalization
+
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+every_wrapper = pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda wrapper: wrapper.__name__)
+X = BY_NAME["Dense"].inputs()
+SEQUENCES = BY_NAME["LSTM"].inputs()
+
+
+# Training
+
+
+@cache
+def trained(kind, wrapper, jit_compile=False):
+    """A model after three steps of `fit`, and the losses of each."""
+    keras.utils.set_random_seed(0)
+    model = kind.model(wrapper)
+    model.compile(keras.optimizers.SGD(1e-3), "mse", jit_compile=jit_compile)
+    losses = model.fit(kind.inputs(), np.ones(4), epochs=3, verbose=0).history["loss"]
+    return model, losses
+
+
+@every_wrapper
+@every_kind
+def test_fit_makes_the_loss_smaller_and_moves_every_weight(kind, wrapper):
+    model, losses = trained(kind, wrapper)
+    assert losses[2] < losses[0]
+    keras.utils.set_random_seed(0)
+    for start, weight in zip(kind.model(wrapper).weights, model.weights, strict=True):
+        assert np.abs(array(weight) - array(start)).max() > 0, weight.path
+
+
+@every_wrapper
+@every_kind
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras runs torch eagerly")
+def test_fit_under_xla_gives_the_same_weights(kind, wrapper):
+    for compiled, plain in zip(trained(kind, wrapper, True)[0].weights, trained(kind, wrapper)[0].weights, strict=True):
+        np.testing.assert_allclose(array(compiled), array(plain), rtol=1e-4, atol=1e-5, err_msg=plain.path)
+
+
+@every_wrapper
+@every_kind
+def test_a_saved_model_predicts_the_same_bit_for_bit(kind, wrapper, tmp_path):
+    model, _ = trained(kind, wrapper)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = kind.inputs()
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+@every_wrapper
+@every_kind
+def test_weights_are_saved_once(kind, wrapper, tmp_path):
+    model, _ = trained(kind, wrapper)
+    model.save_weights(tmp_path / "model.weights.h5")
+    sizes = []
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        file["layers"].visititems(
+            lambda name, node: sizes.append(node.size) if isinstance(node, h5py.Dataset) else None
+        )
+    assert sum(sizes) == model.count_params()
+    assert len({id(weight) for weight in model.weights}) == len(model.weights)
+
+
+@every_wrapper
+@every_kind
+def test_clone_model_makes_the_same_layer(kind, wrapper):
+    model, _ = trained(kind, wrapper)
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(array(clone(kind.inputs())), array(model(kind.inputs())))
+
+
+@tensorflow_only
+@every_wrapper
+@every_kind
+def test_an_exported_saved_model_gives_equal_outputs(kind, wrapper, tmp_path):
+    import tensorflow as tf
+
+    model, _ = trained(kind, wrapper)
+    model.export(tmp_path / "model", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    np.testing.assert_allclose(array(loaded.serve(kind.inputs())), array(model(kind.inputs())), rtol=1e-5, atol=1e-5)
+
+
+@tensorflow_only
+@every_wrapper
+@every_kind
+def test_a_model_exported_to_litert_gives_equal_outputs(kind, wrapper, tmp_path):
+    import tensorflow as tf
+
+    # An RNN in a loop would need TensorFlow's own operations, wrapped or not.
+    options = {"unroll": True} if "recurrent_kernel" in kind.unit_axes else {}
+    model, x = kind.model(wrapper, **options), kind.inputs(batch=1)
+    model.set_weights(trained(kind, wrapper)[0].get_weights())
+    model.export(tmp_path / "model.tflite", format="litert", verbose=False)
+    runner = tf.lite.Interpreter(str(tmp_path / "model.tflite"))
+    runner.allocate_tensors()
+    runner.set_tensor(runner.get_input_details()[0]["index"], x)
+    runner.invoke()
+    got = runner.get_tensor(runner.get_output_details()[0]["index"])
+    np.testing.assert_allclose(got, array(model(x)), rtol=1e-5, atol=1e-5)
+
+
+@tensorflow_only
+def test_training_on_two_replicas_equals_training_on_one_device(tmp_path):
+    import all_kinds
+
+    process = processes.start(all_kinds.__file__, tmp_path / "two.npz")
+    one = all_kinds.trained()
+    processes.finish([process])
+    two = processes.results(tmp_path / "two.npz")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+# What the wrapped layer does besides
+
+
+@every_wrapper
+def test_an_activity_loss_counts_once_in_the_loss_of_fit(wrapper):
+    inputs = keras.Input((5,))
+    dense = layers.Dense(
+        3, activity_regularizer=keras.regularizers.L2(0.1), bias_regularizer=keras.regularizers.L1(0.3)
+    )
+    model = keras.Model(inputs, wrapper(dense)(inputs))
+    dense.bias.assign([1.0, -2.0, 3.0])
+    y = array(model(X))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    loss = model.evaluate(X, y * 0, verbose=0)
+    np.testing.assert_allclose(loss, (y**2).mean() + 0.1 * (y**2).sum() / len(X) + 0.3 * 6.0, rtol=1e-4)
+    loss = model.fit(X, y * 0, verbose=0).history["loss"][0]
+    y = array(model(X))
+    np.testing.assert_allclose(loss, (y**2).mean() + 0.1 * (y**2).sum() / len(X) + 0.3 * 6.0, rtol=1e-4)
+
+
+@every_wrapper
+def test_a_loss_of_a_sublayer_counts_once_too(wrapper):
+    first = layers.Dense(4, activity_regularizer=keras.regularizers.L2(0.1))
+    inputs = keras.Input((5,))
+    wrapped = wrapper(keras.Sequential([first, layers.Dense(3)]))
+    model = keras.Model(inputs, wrapped(inputs))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    hidden = call(wrapped.fold().layers[0], X)
+    loss = model.evaluate(X, array(model(X)), verbose=0)
+    np.testing.assert_allclose(loss, 0.1 * (hidden**2).sum() / len(X), rtol=1e-4)
+
+
+@every_wrapper
+def test_statistics_that_move_inside_the_wrapped_layer_are_kept(wrapper):
+    norm = layers.BatchNormalization(momentum=0.0)
+    layer = wrapper(keras.Sequential([keras.Input((5,)), norm, layers.Dense(3)]))
+    call(layer, X, training=True)
+    np.testing.assert_allclose(array(norm.moving_mean), X.mean(0), rtol=1e-5)
+    model = keras.Sequential([keras.Input((5,)), layer])
+    model.compile("sgd", "mse")
+    model.fit(X + 3.0, np.ones((4, 3)), verbose=0)
+    np.testing.assert_allclose(array(norm.moving_mean), X.mean(0) + 3.0, rtol=1e-5)
+
+
+@every_wrapper
+def test_dropout_inside_the_wrapped_layer_draws_anew_in_each_call_of_training(wrapper):
+    layer = wrapper(layers.LSTM(3, dropout=0.5))
+    first, second, inference, again = (call(layer, SEQUENCES, training=t) for t in (True, True, False, False))
+    assert np.abs(first - second).max() > 1e-3
+    np.testing.assert_array_equal(inference, again)
+
+
+@every_wrapper
+def test_the_training_argument_of_a_model_reaches_the_wrapped_layer(wrapper):
+    model = keras.Sequential([keras.Input((4, 5)), wrapper(layers.GRU(3, dropout=0.5))])
+    first, second = (array(model(SEQUENCES, training=True)) for _ in range(2))
+    assert np.abs(first - second).max() > 1e-3
+
+
+@every_wrapper
+def test_a_mask_reaches_the_wrapped_layer_and_what_follows(wrapper):
+    tokens = np.array([[1, 2, 0, 0], [3, 4, 5, 0]])
+    inputs = keras.Input((None,), dtype="int32")
+    embedded = wrapper(layers.Embedding(7, 3, mask_zero=True))(inputs)
+    sequences = wrapper(layers.SimpleRNN(4, return_sequences=True))(embedded)
+    model = keras.Model(inputs, wrapper(layers.GRU(2))(sequences))
+    np.testing.assert_allclose(array(model(tokens))[0], array(model(tokens[:1, :2]))[0], rtol=1e-5, atol=1e-6)
+
+
+@every_wrapper
+def test_a_mask_may_be_given_as_an_argument(wrapper):
+    layer = wrapper(layers.GRU(3))
+    mask = np.array([[True, True, False, False]] * 4)
+    np.testing.assert_allclose(
+        call(layer, SEQUENCES, mask=keras.ops.convert_to_tensor(mask)),
+        call(layer, SEQUENCES[:, :2]),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@every_wrapper
+def test_states_go_in_and_out_of_a_wrapped_rnn(wrapper):
+    layer = wrapper(layers.LSTM(3, return_sequences=True, return_state=True))
+    whole, h, c = (array(t) for t in layer(keras.ops.convert_to_tensor(SEQUENCES)))
+    first, *states = layer(keras.ops.convert_to_tensor(SEQUENCES[:, :2]))
+    second, *states = layer(keras.ops.convert_to_tensor(SEQUENCES[:, 2:]), initial_state=states)
+    np.testing.assert_allclose(np.concatenate([array(first), array(second)], 1), whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose([array(s) for s in states], [h, c], rtol=1e-5, atol=1e-6)
+
+
+@every_wrapper
+def test_a_stateful_rnn_keeps_its_state_between_calls(wrapper):
+    layer = wrapper(layers.LSTM(3, stateful=True))
+    call(layer, SEQUENCES[:, :2])
+    second = call(layer, SEQUENCES[:, 2:])
+    layer.layer.reset_state()
+    np.testing.assert_allclose(call(layer, SEQUENCES), second, rtol=1e-5, atol=1e-6)
+
+
+@every_wrapper
+def test_a_frozen_wrapper_trains_nothing(wrapper):
+    model = BY_NAME["Dense"].model(wrapper)
+    model.layers[0].trainable = False
+    before = model.layers[0].get_weights()
+    model.compile("sgd", "mse")
+    model.fit(X, np.ones(4), verbose=0)
+    for old, new in zip(before, model.layers[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+@every_wrapper
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize("name", ["Dense", "Conv2D", "Embedding", "LSTM"])
+def test_the_output_has_the_dtype_of_the_wrapped_layer(name, policy, wrapper):
+    kind = BY_NAME[name]
+    layer = wrapper(kind.make(dtype=policy))
+    inputs = keras.Input(kind.shape, dtype="int32" if kind.of_integers else "float32")
+    want = keras.dtype_policies.get(policy).compute_dtype
+    assert keras.backend.standardize_dtype(layer(inputs).dtype) == want
+    assert keras.backend.standardize_dtype(layer(keras.ops.convert_to_tensor(kind.inputs())).dtype) == want
+
+
+@every_wrapper
+def test_the_kernel_is_read_as_wide_as_it_is_stored_inside_a_layer_of_a_mixed_policy(wrapper):
+    class Mixed(keras.layers.Layer):
+        def call(self, inputs):
+            return layer(keras.ops.cast(inputs, "float32"))
+
+    layer, x = built(BY_NAME["Dense"], wrapper, dtype="float32"), np.arange(20.0, dtype="float32").reshape(4, 5)
+    np.testing.assert_array_equal(call(Mixed(dtype="mixed_bfloat16"), x), call(layer, x))
+
+
+# Which weights
+
+
+@every_wrapper
+def test_several_weights_may_be_named(wrapper):
+    layer = wrapper(layers.LSTM(3), weight_name=["kernel", "recurrent_kernel"])
+    layer.build((None, 4, 5))
+    names = [weight.name for weight in layer.weights]
+    letter = "g" if wrapper is WeightNormalization else "u"
+    assert {f"kernel_{letter}", f"recurrent_kernel_{letter}"} <= set(names)
+    assert layer.get_config()["weight_name"] == ["kernel", "recurrent_kernel"]
+
+
+@every_wrapper
+def test_weights_of_sublayers_are_found(wrapper):
+    layer = wrapper(layers.Bidirectional(layers.GRU(3)))
+    y = call(layer, SEQUENCES)
+    assert len(layer._vectors) == 2
+    np.testing.assert_allclose(call(layer.fold(), SEQUENCES), y, rtol=1e-5, atol=1e-6)
+
+
+@every_wrapper
+def test_a_wrapper_may_stand_in_another_of_keras(wrapper):
+    dense = wrapper(layers.Dense(3))
+    layer = layers.TimeDistributed(dense)
+    np.testing.assert_allclose(call(layer, SEQUENCES)[:, 1], call(dense, SEQUENCES[:, 1]), rtol=1e-5, atol=1e-6)
+
+
+# Config
+
+
+@every_wrapper
+def test_config_is_what_the_user_wrote_before_and_after_build(wrapper):
+    def config_of(layer):
+        # Keras adds to an inner layer's config the shape that it was built for.
+        return {**layer.get_config(), "layer": layer.get_config()["layer"]["config"]}
+
+    layer = wrapper(
+        layers.Dense(3, dtype="mixed_bfloat16"), weight_name="kernel", axis=-1, name="norm", trainable=False
+    )
+    before = config_of(layer)
+    layer.build((None, 5))
+    assert config_of(layer) == before
+    assert (before["weight_name"], before["axis"], before["name"], before["trainable"]) == ("kernel", -1, "norm", False)
+    again = wrapper.from_config(layer.get_config())
+    assert config_of(again) == before
+    assert again.layer.dtype_policy.name == "mixed_bfloat16"
+
+
+def test_power_iterations_are_in_the_config():
+    layer = SpectralNormalization(layers.Dense(3), power_iterations=3)
+    assert SpectralNormalization.from_config(layer.get_config()).power_iterations == 3
+
+
+# One layer in two places, one weight in two wrappers
+
+
+@every_wrapper
+def test_a_wrapper_called_in_two_places_is_one_layer_after_loading_too(wrapper, tmp_path):
+    left, right = keras.Input((5,)), keras.Input((5,))
+    shared = wrapper(layers.Dense(3))
+    model = keras.Model([left, right], shared(left) - 2.0 * shared(right))
+    model.compile("sgd", "mse")
+    data = [X, X + 1.0]
+    model.fit(data, np.ones((4, 3)), epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert len(loaded.weights) == len(model.weights) == 3
+    np.testing.assert_array_equal(loaded.predict(data, verbose=0), model.predict(data, verbose=0))
+    dense = shared.fold()
+    np.testing.assert_allclose(array(model(data)), call(dense, X) - 2.0 * call(dense, X + 1.0), rtol=1e-4, atol=1e-5)
+
+
+@every_wrapper
+def test_a_layer_in_two_wrappers_is_refused(wrapper):
+    dense = layers.Dense(3, name="shared")
+    first = wrapper(dense, name="first")
+    with pytest.raises(
+        ValueError, match=r"layer must be in one wrapper only\. Received: layer='shared', wrapped by 'first'"
+    ):
+        WeightNormalization(dense)
+    del first
+
+
+@every_wrapper
+def test_a_layer_may_be_wrapped_again_when_its_wrapper_is_gone(wrapper):
+    dense = layers.Dense(3)
+    wrapper(dense)
+    assert wrapper(dense).layer is dense
+
+
+@pytest.mark.parametrize("outer", WRAPPERS)
+@every_wrapper
+def test_a_weight_is_re_parametrized_once(wrapper, outer):
+    nested = outer(wrapper(layers.Dense(3), name="inner"))
+    with pytest.raises(
+        ValueError, match=r"must be re-parametrized once only\. Received: weight_name='kernel', which 'inner'"
+    ):
+        call(nested, X)
+
+
+@pytest.mark.parametrize("outer", WRAPPERS)
+@every_wrapper
+def test_nested_wrappers_may_share_a_layer_between_its_weights(wrapper, outer, tmp_path):
+    model = keras.Sequential([keras.Input((4, 5)), outer(wrapper(layers.LSTM(3)), weight_name="kernel")])
+    model.compile("sgd", "mse")
+    model.fit(SEQUENCES, np.ones((4, 3)), verbose=0)
+    plain = model.layers[0].fold().fold()
+    assert type(plain) is layers.LSTM
+    y = model.predict(SEQUENCES, verbose=0)
+    np.testing.assert_allclose(call(plain, SEQUENCES), y, rtol=1e-5, atol=1e-6)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras").predict(SEQUENCES, verbose=0), y)
+
+
+# fold
+
+
+@every_wrapper
+@every_kind
+def test_the_folded_layer_is_plain_and_gives_the_same_output(kind, wrapper):
+    layer, x = built(kind, wrapper), kind.inputs()
+    folded = layer.fold()
+    assert type(folded) is type(layer.layer)
+    assert folded.name == layer.layer.name
+    np.testing.assert_allclose(call(folded, x), call(layer, x), rtol=1e-5, atol=1e-6)
+
+
+@every_wrapper
+def test_a_folded_layer_can_be_quantized(wrapper):
+    layer = built(BY_NAME["Dense"], wrapper)
+    folded = layer.fold()
+    folded.quantize("int8")
+    np.testing.assert_allclose(call(folded, X), call(layer, X), atol=0.1)
+
+
+# Gradients of calls that overlap
+
+
+@every_wrapper
+def test_a_gradient_may_be_taken_after_a_later_call_has_moved_the_vectors(wrapper):
+    layer, cotangent = built(BY_NAME["Dense"], wrapper), np.ones((4, 3), "float32")
+    want = weight_gradients(layer, X, cotangent)
+
+    class Twice(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = layer
+
+        def call(self, x):
+            first = layer(x, training=False)
+            layer(x + 1.0, training=True)
+            return first
+
+    twice = Twice()
+    twice.built = True
+    for path, gradient in weight_gradients(twice, X, cotangent).items():
+        np.testing.assert_allclose(gradient, want[path], rtol=1e-4, atol=1e-5)
+
+
+# What is refused
+
+
+def with_lora():
+    dense = layers.Dense(3, name="dense")
+    dense.build((None, 5))
+    dense.enable_lora(2)
+    return dense
+
+
+NO_SUCH_WEIGHT = "weight_name must name weights of the wrapped layer. Received: weight_name="
+NOT_AS_IT_IS = "the wrapped layer must read its kernel as it is. Received: layer='dense' with quantization_mode="
+NO_SUCH_AXIS = "axis must name axes of the kernel, each once. Received: axis="
+REFUSED = [
+    (lambda: "dense", {}, TypeError, "layer must be a Keras layer. Received: layer='dense'"),
+    (lambda: layers.Dense(3), {"dtype": "float16"}, ValueError, "the dtype is the wrapped layer's. Received: dtype="),
+    (lambda: layers.ReLU(name="relu"), {}, ValueError, NO_SUCH_WEIGHT + "None, layer='relu' (ReLU) with weights []"),
+    (lambda: layers.Dense(3), {"weight_name": "weights"}, ValueError, NO_SUCH_WEIGHT + "'weights'"),
+    (lambda: layers.Dense(3), {"weight_name": ["kernel", "g"]}, ValueError, NO_SUCH_WEIGHT + "['kernel', 'g']"),
+    (lambda: layers.Dense(3), {"axis": 2}, ValueError, NO_SUCH_AXIS + "2, kernel of shape (5, 3)"),
+    (lambda: layers.Dense(3), {"axis": [1, -1]}, ValueError, NO_SUCH_AXIS + "[1, -1]"),
+    (lambda: layers.Dense(3), {"axis": []}, ValueError, NO_SUCH_AXIS + "[]"),
+    (lambda: layers.Dense(3), {"axis": 1.0}, TypeError, "axis must be an integer. Received: axis=1.0 (float)"),
+    (lambda: layers.Dense(3), {"axis": "last"}, TypeError, "axis must be an integer. Received: axis='last' (str)"),
+    (with_lora, {}, ValueError, NOT_AS_IT_IS + "None, lora_enabled=True (fold() the wrapper first"),
+    (lambda: layers.Dense(3, name="dense", lora_rank=2), {}, ValueError, NOT_AS_IT_IS + "None, lora_enabled=True"),
+    (lambda: layers.Dense(3, name="dense", dtype="int8_from_float32"), {}, ValueError, NOT_AS_IT_IS + "'int8'"),
+]
+
+
+@every_wrapper
+@pytest.mark.parametrize(("layer", "arguments", "error", "words"), REFUSED, ids=[words for *_, words in REFUSED])
+def test_bad_input_is_told_the_rule_and_what_was_received(layer, arguments, error, words, wrapper):
+    with pytest.raises(error) as caught:
+        wrapper(layer(), **arguments)(X)
+    assert str(caught.value).startswith(wrapper.__name__ + ": ")
+    assert words in str(caught.value)
+
+
+@every_wrapper
+def test_a_layer_that_is_not_built_is_not_folded(wrapper):
+    words = rf"{wrapper.__name__}: fold needs a built layer\. Received: 'norm' \(call it once before\)"
+    with pytest.raises(ValueError, match=words):
+        wrapper(layers.Dense(3), name="norm").fold()
+
+
+@every_wrapper
+@pytest.mark.parametrize("change", [lambda layer: layer.enable_lora(2), lambda layer: layer.quantize("int8")])
+def test_lora_and_quantization_of_a_layer_that_is_wrapped_already_are_refused_in_the_next_call(wrapper, change):
+    layer = built(BY_NAME["Dense"], wrapper)
+    change(layer.layer)
+    with pytest.raises(ValueError, match="the wrapped layer must read its kernel as it is"):
+        call(layer, X)
+    with pytest.raises(ValueError, match="the wrapped layer must read its kernel as it is"):
+        layer.fold()
