@@ -40,6 +40,10 @@ def test_the_table_has_mean_and_standard_deviation_over_seeds():
     assert table(runs).splitlines()[-1] == "| batch | 3.0 ± 0.0 | 50.0 ± 14.1 |"
 
 
+def test_the_table_claims_no_spread_of_one_seed():
+    assert table([Run("digits", "batch", 2, 0, 1, 40.0)]).splitlines()[-1] == "| batch | 40.0 |"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
