@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras.layers import Layer
 
 from keras_norm.arguments import Tensor
@@ -85,7 +86,7 @@ def _carry_state(original: Layer, twin: Layer) -> None:
         b.trainable = a.trainable
         variables: dict[str, Tensor] = {}
         a.save_own_variables(variables)
-        b.load_own_variables(variables)
+        b.load_own_variables({name: _own(value) for name, value in variables.items()})
         if hasattr(a, "save_assets"):  # Keras' own question: vocabularies are no variables
             with tempfile.TemporaryDirectory() as folder:
                 a.save_assets(folder)
@@ -99,7 +100,12 @@ def _carry_equal_weights(original: Layer, twin: Layer) -> None:
     values = {weight.name: weight for weight in original.weights}
     for weight in twin.weights:
         if weight.name in values and tuple(weight.shape) == tuple(values[weight.name].shape):
-            weight.assign(values[weight.name].value)
+            weight.assign(_own(values[weight.name]))
+
+
+def _own(value: Tensor) -> np.ndarray:
+    """A copy of a value: JAX would share the buffer, and a training that gives it away would empty the original."""
+    return np.array(keras.ops.convert_to_numpy(value))
 
 
 def check(owner: str, model: keras.Model, chosen: Callable[[Layer], bool]) -> None:

@@ -1,5 +1,6 @@
 """Population statistics in place of moving averages, all over a model."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -95,29 +96,33 @@ def _measured(
 ) -> list[Statistics]:
     """The statistics of what each layer gets, in the order in which the model calls them."""
     called: list[Layer] = []
+    calls = threading.local()  # each replica is traced in a thread of its own, and they take turns
+
+    def record(layer: Layer, batch: Moments) -> None:
+        calls.seen.append((layer, batch))
 
     def moments_inside(inputs: Any) -> list[Moments]:
-        seen: list[tuple[Layer, Moments]] = []
-        with _watched(layers, lambda layer, batch: seen.append((layer, batch)), standardize):
-            model(inputs, training=False)
-        called[:] = [layer for layer, _ in seen]
-        return [batch for _, batch in seen]
+        calls.seen = []
+        model(inputs, training=False)
+        called[:] = [layer for layer, _ in calls.seen]
+        return [batch for _, batch in calls.seen]
 
     with _strategy(model):
-        probe = Probe(model, moments_inside)
-    batches = probe.predict(data, callbacks=[_AtMost(steps)] if steps else None, **predict)
-    of = {
-        id(layer): [batch for other, batch in zip(called, batches, strict=True) if other is layer] for layer in called
-    }
-    return [_pooled(layer, of[id(layer)]) for layer in {id(layer): layer for layer in called}.values()]
+        probe = Probe(moments_inside)
+    with _watched(layers, record, standardize):
+        batches = probe.predict(data, callbacks=[_AtMost(steps)] if steps else None, **predict)
+    found: dict[int, tuple[Layer, list[Any]]] = {}
+    for layer, batch in zip(called, batches, strict=True):
+        found.setdefault(id(layer), (layer, []))[1].append(batch)
+    return [_pooled(layer, calls_of) for layer, calls_of in found.values()]
 
 
 class Probe(keras.Model):
     """A model whose outputs are the moments inside of another, a row a batch: `predict` does the rest."""
 
-    def __init__(self, model: keras.Model, moments_inside: Callable[[Any], list[Moments]]) -> None:
+    def __init__(self, moments_inside: Callable[[Any], list[Moments]]) -> None:
         super().__init__()
-        self.model = model  # tracked for its variables, which JAX wants to know
+        # The model is not tracked as a part: `predict` on JAX would take its values out, and an interruption lose them.
         self._moments_inside = moments_inside
 
     def call(self, inputs: Any) -> list[tuple[Tensor, ...]]:
@@ -192,7 +197,8 @@ def _pooled(layer: Layer, calls: list[tuple[np.ndarray, ...]]) -> Statistics:
 
 
 def _statistics(layer: Layer) -> Statistics:
-    return layer, ops.convert_to_numpy(layer.moving_mean), ops.convert_to_numpy(layer.moving_variance)
+    mean, variance = (np.array(ops.convert_to_numpy(value)) for value in (layer.moving_mean, layer.moving_variance))
+    return layer, mean, variance
 
 
 def _assign(model: keras.Model, statistics: list[Statistics]) -> None:
