@@ -75,7 +75,7 @@ class SpectralNormalization(KernelReparametrization):
         u, v = _iterate(ops.stop_gradient(matrix), ops.convert_to_tensor(vector), self.power_iterations)
         if training and self.trainable:
             vector.assign(u)
-        sigma = ops.sum(v * ops.matmul(matrix, u))
+        sigma = ops.sum(v * _product(matrix, u))
         # A kernel of zeros has no largest singular value: it stays 0 and can be trained.
         return matrix / ops.where(sigma > 0, sigma, 1.0)
 
@@ -86,13 +86,18 @@ class SpectralNormalization(KernelReparametrization):
 def _iterate(matrix: Tensor, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """u and v after some steps of power iteration."""
     for _ in range(steps):
-        image = ops.matmul(matrix, u)
+        image = _product(matrix, u)
         v = _unit(image, otherwise=image)
-        u = _unit(ops.matmul(v, matrix), otherwise=u)
+        u = _unit(_product(ops.transpose(matrix), v), otherwise=u)
     return u, v
+
+
+def _product(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Matrix times vector, in their own dtype: `ops.matmul` makes float32 of float64 on torch."""
+    return (matrix @ vector[:, None])[:, 0]
 
 
 def _unit(x: Tensor, otherwise: Tensor) -> Tensor:
     """x / ||x||, or `otherwise` if x is 0."""
     square = ops.sum(ops.square(x))
-    return ops.where(square > 0, x * ops.rsqrt(ops.maximum(square, 1e-36)), otherwise)
+    return ops.where(square > 0, x * ops.rsqrt(ops.where(square > 0, square, 1.0)), otherwise)

@@ -101,4 +101,5 @@ class WeightNormalization(KernelReparametrization):
 
 def _length(matrix: Tensor) -> Tensor:
     """The length of each column."""
-    return ops.sqrt(ops.maximum(ops.sum(ops.square(matrix), 0), _SMALLEST_SQUARE))
+    square = ops.sum(ops.square(matrix), 0)
+    return ops.sqrt(ops.where(square > _SMALLEST_SQUARE, square, _SMALLEST_SQUARE))

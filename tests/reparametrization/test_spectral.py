@@ -102,24 +102,31 @@ def test_each_power_iteration_turns_the_vectors_by_the_ratio_of_the_singular_val
 
 @every_kind
 def test_at_convergence_the_gradient_to_w_is_orthogonal_to_w(kind):
-    layer, x = built(kind, SpectralNormalization, dtype="float64"), kind.inputs()
+    layer, x = built(kind, SpectralNormalization), kind.inputs()
     y = trained_calls(layer, x, calls=20)
-    found = weight_gradients(layer, x, np.random.default_rng(2).normal(size=y.shape), training=True)
+    found = weight_gradients(layer, x, np.random.default_rng(2).normal(size=y.shape).astype("float32"), training=True)
     for weight in kernel_weights(layer, kind).values():
         w, gradient = array(weight), found[weight.path]
         scale = np.linalg.norm(w) * np.linalg.norm(gradient)
         assert scale > 1e-3
         # Also before: sigma = v'Wu is linear in W, so W / sigma does not change along W.
-        np.testing.assert_allclose((w * gradient).sum() / scale, 0.0, atol=1e-12)
+        np.testing.assert_allclose((w * gradient).sum() / scale, 0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", torch_gradients.CASES)
 def test_gradients_are_those_of_torch(case):
     fixture = torch_gradients.read("spectral_norm", case)
     layer = torch_gradients.wrapped(SpectralNormalization, case, fixture, power_iterations=torch_gradients.ITERATIONS)
-    np.testing.assert_allclose(call(layer, fixture["x"]), fixture["y"], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        call(layer, fixture["x"]), fixture["y"], rtol=torch_gradients.UNIT, atol=torch_gradients.UNIT
+    )
     found = weight_gradients(layer, fixture["x"], fixture["cotangent"])
-    np.testing.assert_allclose(found[layer.layer.kernel.path], fixture["gradient of kernel"], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        found[layer.layer.kernel.path],
+        fixture["gradient of kernel"],
+        rtol=torch_gradients.UNIT,
+        atol=torch_gradients.UNIT,
+    )
 
 
 def test_a_kernel_of_zeros_gives_zeros_and_is_trained_and_found_again():
