@@ -1,5 +1,6 @@
 """Two worker processes against one device, and what DistributedModel stands for."""
 
+import re
 import time
 
 import keras
@@ -103,3 +104,9 @@ def test_it_is_saved_as_what_it_is(tmp_path):
     assert type(loaded) is type(model)
     x, _ = models.images(5)
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+@tensorflow_only
+def test_the_example_of_the_page_on_several_devices_runs():
+    page = (processes.ROOT / "docs" / "distributed.md").read_text()
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})

@@ -6,6 +6,9 @@
 
 A replica's part of the batch is all that a plain BatchNormalization sees. With 2 images in it the statistics are
 noise; `synchronized=True` takes those of all replicas together, and GroupNormalization those of each image alone.
+
+To remember: what counts is the batch that the statistics see. Cross-replica BN is BN on one device with the batch of
+all replicas, to rounding; GN needs neither a large batch nor other replicas.
 """
 
 import argparse
@@ -16,6 +19,8 @@ import shutil
 import sys
 import time
 from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import data
 import keras
@@ -94,8 +99,8 @@ def compare(args):
     for name, strategy in [*((name, replicas) for name in args.normalizations), ("BN", one_device)]:
         _, history = train(args, name, strategy, replicas.num_replicas_in_sync * args.batch_size)
         rows += history
-    write(rows, args.out / "distributed.csv")
-    draw(rows, args.out / "distributed.png")
+    write(rows, args.output / "distributed.csv")
+    draw(rows, args.output / "distributed.png")
 
 
 def train(args, name, strategy, batch_size, model_class=keras.Model, callbacks=None):
@@ -112,7 +117,7 @@ def train(args, name, strategy, batch_size, model_class=keras.Model, callbacks=N
     replicas = strategy.num_replicas_in_sync
     run = {"normalization": name, "replicas": replicas, "statistics over": over(name, batch_size, replicas)}
     errors = [round(100 * (1 - accuracy), 2) for accuracy in history["val_accuracy"]]
-    print(f"  {label(run):<43} test error by epoch, %: {errors}  ({seconds:.0f} s)", flush=True)
+    print(f"  {label(run):<47} test error by epoch, %: {errors}  ({seconds:.0f} s)", flush=True)
     losses = [round(loss, 4) for loss in history["loss"]]
     return model, [
         run | {"epoch": epoch, "loss": loss, "error %": error}
@@ -156,7 +161,7 @@ def draw(rows, path):
     axes.set_yticks(ticks := [1, 2, 5, 10, 20, 50, 100], labels=ticks)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(loc="center right")
+    figure.legend(loc="outside upper center", ncols=2)
     figure.savefig(path, dpi=150)
     print(f"wrote {path}")
 
@@ -180,14 +185,14 @@ def work(args):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     rows = []
     for name in args.normalizations:
-        backup = keras.callbacks.BackupAndRestore(args.out / f"backup-{index}")
+        backup = keras.callbacks.BackupAndRestore(args.output / f"backup-{index}")
         batch_size = strategy.num_replicas_in_sync * args.batch_size
         model, history = train(args, name, strategy, batch_size, DistributedModel, [backup, Progress()])
-        np.savez(weights_file(args.out, name, index), *model.get_weights())
+        np.savez(weights_file(args.output, name, index), *model.get_weights())
         rows += history
     if index == 0:
-        write(rows, args.out / "distributed.csv")
-        draw(rows, args.out / "distributed.png")
+        write(rows, args.output / "distributed.csv")
+        draw(rows, args.output / "distributed.png")
 
 
 def weights_file(folder, name, index):
@@ -197,15 +202,15 @@ def weights_file(folder, name, index):
 
 def train_on_workers(args):
     """Trains on several workers; then once more, kills a worker, starts all again, and compares the weights."""
-    whole, killed, name = args.out / "workers", args.out / "killed", "cross-replica BN"
+    whole, killed, name = args.output / "workers", args.output / "killed", "cross-replica BN"
     for folder in (whole, killed):
         shutil.rmtree(folder, ignore_errors=True)
     data.load(args.dataset)  # written to disk before several workers ask for it
     command = [__file__, *sys.argv[1:], f"--batch-size={args.batch_size}"]
     print(f"{args.workers} workers, {args.batch_size} images on each")
-    workers.finish(workers.start([*command, f"--out={whole}"], whole, args.workers), whole)
+    workers.finish(workers.start([*command, f"--output={whole}"], whole, args.workers), whole)
 
-    command += [f"--out={killed}", "--normalizations", name]
+    command += [f"--output={killed}", "--normalizations", name]
     print(f"{name} once more, until worker 1 is killed at {KILL_AT}")
     processes = workers.start(command, killed, args.workers)
     workers.wait_for(f"{KILL_AT}\n", killed, 1, processes[1])
@@ -239,10 +244,10 @@ def arguments():
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--dataset", default="digits", help="digits, or a TFDS data set of images by name")
     parser.add_argument("--train-images", type=int, help="train on so many only")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for table and picture")
+    parser.add_argument("--output", type=Path, default=Path("results"), help="folder for table and picture")
     args = parser.parse_args()
     args.batch_size = args.batch_size or (8 if args.workers else 2)
-    args.out.mkdir(parents=True, exist_ok=True)
+    args.output.mkdir(parents=True, exist_ok=True)
     return args
 
 
