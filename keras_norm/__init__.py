@@ -7,6 +7,7 @@ from keras_norm import schedules as schedules
 from keras_norm.layers import BatchInstanceNormalization as BatchInstanceNormalization
 from keras_norm.layers import BatchNormalization as BatchNormalization
 from keras_norm.layers import BatchRenormalization as BatchRenormalization
+from keras_norm.layers import FrozenBatchNormalization as FrozenBatchNormalization
 from keras_norm.layers import GroupNormalization as GroupNormalization
 from keras_norm.layers import InstanceNormalization as InstanceNormalization
 from keras_norm.layers import LayerNormalization as LayerNormalization

@@ -19,7 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import matplotlib
 import numpy as np
+import tensorflow as tf
 from data import SUGGESTED, ImageData, load
+from distributed import devices
 from resnet import NORMALIZATIONS, resnet
 
 matplotlib.use("Agg")
@@ -41,9 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what the command line asks for."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
+    if "synchronized" in args.normalizations and args.replicas == 1:
+        parser.error("--normalizations synchronized: takes statistics over replicas, of which --replicas asks for one")
+    strategy = tf.distribute.get_strategy()
+    if args.replicas > 1:
+        strategy = tf.distribute.MirroredStrategy(devices(args.replicas))
     try:
         data = load(args.dataset, args.train_images, args.data_dir)
-        data.train(max(args.batch_sizes), seed=0)
+        data.train(max(args.batch_sizes) * args.replicas, seed=0)
     except ValueError as error:
         parser.error(str(error))
     print(f"{args.dataset}: {data.train_size} training images of shape {data.image_shape}, {args.epochs} epochs a run")
@@ -53,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with open(args.output / "batch_size.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Run._fields)
-        for run in experiment(data, args):
+        for run in experiment(data, args, strategy):
             runs.append(run)
             writer.writerow(run)
             file.flush()
@@ -69,7 +76,15 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--train-images", type=positive, metavar="N", help="use the first N training images only; all if not given")
     add("--data-dir", help="where TFDS keeps its sets; TFDS_DATA_DIR or ~/tensorflow_datasets if not given")
     add("--normalizations", nargs="+", choices=NORMALIZATIONS, default=["batch", "group"], help="what to compare")
-    add("--batch-sizes", nargs="+", type=positive, default=[32, 16, 8, 4, 2], metavar="N", help="images a step")
+    add(
+        "--batch-sizes",
+        nargs="+",
+        type=positive,
+        default=[32, 16, 8, 4, 2],
+        metavar="N",
+        help="images a step, on each device",
+    )
+    add("--replicas", type=positive, default=1, metavar="N", help="devices that see a batch each, at every step")
     add("--epochs", type=positive, default=10, metavar="N", help="passes over the training images, in every run")
     add("--seeds", type=positive, default=2, metavar="N", help="runs of each normalization and batch size")
     add("--learning-rate", type=float, default=0.1, help="at batch size 32, in proportion at others; falls to 0")
@@ -84,42 +99,56 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def experiment(data: ImageData, args: argparse.Namespace) -> Iterator[Run]:
+def experiment(data: ImageData, args: argparse.Namespace, strategy: tf.distribute.Strategy) -> Iterator[Run]:
     """Trains and tests every normalization at every batch size from every seed."""
     for normalization in args.normalizations:
         for batch_size in args.batch_sizes:
-            learning_rate = args.learning_rate * batch_size / 32
-            errors = errors_by_seed(data, normalization, batch_size, args.epochs, args.seeds, learning_rate)
+            title = f"{normalization:>14}, batch size {batch_size:>3}"
+            errors = errors_by_seed(data, normalization, batch_size * args.replicas, strategy, args, title)
             for seed, error in enumerate(errors):
                 yield Run(args.dataset, normalization, batch_size, seed, args.epochs, error)
 
 
 def errors_by_seed(
-    data: ImageData, normalization: str, batch_size: int, epochs: int, seeds: int, learning_rate: float
+    data: ImageData,
+    normalization: str,
+    images: int,
+    strategy: tf.distribute.Strategy,
+    args: argparse.Namespace,
+    title: str,
 ) -> Iterator[float]:
-    """The test error in percent after a training from each seed."""
-    steps = epochs * (data.train_size // batch_size)
-    model = resnet(data.image_shape, data.classes, NORMALIZATIONS[normalization])
-    model.compile(
-        optimizer=keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(learning_rate, steps), momentum=0.9),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        # Steps on small batches are short: compiled, and 32 at a call, one on 2 digits takes 1/7 of the CPU time.
-        jit_compile=True,
-        steps_per_execution=32,
-    )
-    for seed in range(seeds):
+    """The test error in percent after a training from each seed, with so many images at a step."""
+    steps = args.epochs * (data.train_size // images)
+    alone = strategy.num_replicas_in_sync == 1
+    with strategy.scope():
+        model = resnet(data.image_shape, data.classes, NORMALIZATIONS[normalization])
+        model.compile(
+            optimizer=keras.optimizers.SGD(
+                keras.optimizers.schedules.CosineDecay(learning_rate(args, images), steps), momentum=0.9
+            ),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            # Steps on small batches are short: compiled, and 32 at a call, one on 2 digits takes 1/7 of the CPU time.
+            jit_compile=alone,
+            steps_per_execution=32 if alone else 1,
+        )
+    for seed in range(args.seeds):
         keras.utils.set_random_seed(seed)
         # New weights in the old model: compiling another takes about as long as training it on the digits.
         model.set_weights(resnet(data.image_shape, data.classes, NORMALIZATIONS[normalization]).get_weights())
         for variable in model.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
-        progress = Progress(f"{normalization:>8}, batch size {batch_size:>3}, seed {seed}", epochs)
-        model.fit(data.train(batch_size, seed), epochs=epochs, shuffle=False, verbose=0, callbacks=[progress])
+        progress = Progress(f"{title}, seed {seed}", args.epochs)
+        model.fit(data.train(images, seed), epochs=args.epochs, shuffle=False, verbose=0, callbacks=[progress])
         _, accuracy = model.evaluate(data.test(), verbose=0)
         error = round(100 * (1 - accuracy), 2)
         progress.finish(f"error {error:4.1f} %")
         yield error
+
+
+def learning_rate(args: argparse.Namespace, images: int) -> float:
+    """The first learning rate with so many images at a step, in proportion to them."""
+    return args.learning_rate * images / 32
 
 
 class Progress(keras.callbacks.Callback):
@@ -172,7 +201,7 @@ def draw(runs: list[Run], path: Path) -> None:
     axes.set_xticks(sizes, map(str, sizes))
     axes.invert_xaxis()
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("batch size (images a step)")
+    axes.set_xlabel("batch size (images a step, on each device)")
     axes.set_ylabel("test error (%)")
     axes.set_title(f"{runs[0].dataset}, {runs[0].epochs} epochs")
     axes.grid(alpha=0.3)

@@ -7,8 +7,17 @@ from keras import layers
 
 import keras_norm as kn
 
+
+def soon(first: float, last: float) -> kn.schedules.PiecewiseLinear:
+    """The paper's schedule of a correction, for trainings that are a hundred times as short."""
+    return kn.schedules.PiecewiseLinear([50, 400], [first, last])
+
+
 NORMALIZATIONS: dict[str, Callable[[], keras.layers.Layer]] = {
     "batch": kn.BatchNormalization,
+    "synchronized": lambda: kn.BatchNormalization(synchronized=True),
+    "batch_renorm": lambda: kn.BatchRenormalization(r_max=soon(1.0, 3.0), d_max=soon(0.0, 5.0)),
+    "batch_instance": kn.BatchInstanceNormalization,
     "group": lambda: kn.GroupNormalization(groups=8),
     "layer": lambda: kn.LayerNormalization(axis=None),
     "instance": kn.InstanceNormalization,

@@ -9,7 +9,7 @@ import batch_size
 import numpy as np
 import pytest
 from backends import tensorflow_only
-from batch_size import Run, summary, table
+from batch_size import NORMALIZATIONS, Run, summary, table
 
 pytestmark = tensorflow_only
 
@@ -33,6 +33,19 @@ def test_the_job_writes_every_cell_and_the_figure(data_dir, tmp_path):
     assert "| error % by batch size | 64 | 32 |" in done.stdout
 
 
+def test_the_job_runs_every_normalization_on_two_replicas(data_dir, tmp_path):
+    budget = ["--epochs", "1", "--seeds", "1", "--train-images", "64", "--batch-sizes", "8", "--replicas", "2"]
+    done = subprocess.run(
+        [sys.executable, batch_size.__file__, *budget, "--normalizations", *NORMALIZATIONS, "--output", tmp_path],
+        env={**os.environ, "TFDS_DATA_DIR": str(data_dir)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = csv.DictReader((tmp_path / "batch_size.csv").read_text().splitlines())
+    assert [row["normalization"] for row in rows] == list(NORMALIZATIONS)
+
+
 def test_the_table_has_mean_and_standard_deviation_over_seeds():
     runs = [Run("digits", "batch", size, seed, 1, error) for size, seed, error in [(2, 0, 40.0), (2, 1, 60.0)]]
     runs += [Run("digits", "batch", 32, 0, 1, 3.0)]
@@ -48,6 +61,7 @@ def test_the_table_claims_no_spread_of_one_seed():
     ("flags", "message"),
     [
         ("--normalizations grup", "instance"),
+        ("--normalizations synchronized", "--replicas asks for one"),
         ("--batch-sizes 0", "must be a positive integer. Received: '0'"),
         ("--batch-sizes 2000", "Received: batch_size=2000 of 1437 images"),
         ("--dataset fashion_mnits", "Received: 'fashion_mnits' (close: fashion_mnist"),
@@ -69,14 +83,7 @@ def test_the_network_halves_the_map_until_it_is_one_pixel(size, normalization):
     assert model.output_shape == (None, 10)
 
 
-def test_the_learning_rate_is_in_proportion_to_the_batch_size(monkeypatch):
-    rates = {}
-
-    def recorded(data, normalization, size, epochs, seeds, learning_rate):
-        rates[size] = learning_rate
-        return [0.0] * seeds
-
-    monkeypatch.setattr(batch_size, "errors_by_seed", recorded)
-    flags = ["--batch-sizes", "64", "32", "2", "--learning-rate", "0.4"]
-    list(batch_size.experiment(None, batch_size.argument_parser().parse_args(flags)))
+def test_the_learning_rate_is_in_proportion_to_the_batch_size():
+    args = batch_size.argument_parser().parse_args(["--learning-rate", "0.4"])
+    rates = {size: batch_size.learning_rate(args, size) for size in (64, 32, 2)}
     assert rates == pytest.approx({64: 0.8, 32: 0.4, 2: 0.025})
