@@ -120,6 +120,7 @@ def errors_by_seed(
     """The test error in percent after a training from each seed, with so many images at a step."""
     steps = args.epochs * (data.train_size // images)
     alone = strategy.num_replicas_in_sync == 1
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate(args, images), steps)
     with strategy.scope():
         model = resnet(data.image_shape, data.classes, NORMALIZATIONS[normalization])
         model.compile(
