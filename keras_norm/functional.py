@@ -144,8 +144,7 @@ def batch_norm(
 
     Args:
         x, gamma, beta, epsilon, axis, mask: as in `group_norm`.
-        statistics: mean and variance to use in place of the batch's own: those of inference, or
-            `batch_statistics` joined over replicas.
+        statistics: mean and variance to use in place of the batch's own, such as those of inference.
 
     Returns, raises: as `group_norm`.
 

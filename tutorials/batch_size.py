@@ -124,9 +124,7 @@ def errors_by_seed(
     with strategy.scope():
         model = resnet(data.image_shape, data.classes, NORMALIZATIONS[normalization])
         model.compile(
-            optimizer=keras.optimizers.SGD(
-                keras.optimizers.schedules.CosineDecay(learning_rate(args, images), steps), momentum=0.9
-            ),
+            optimizer=keras.optimizers.SGD(schedule, momentum=0.9),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             # Steps on small batches are short: compiled, and 32 at a call, one on 2 digits takes 1/7 of the CPU time.
