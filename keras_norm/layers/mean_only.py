@@ -1,0 +1,55 @@
+"""Mean-only Batch Normalization: the companion of Weight Normalization, which leaves the variance as it is."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_norm.arguments import Tensor
+from keras_norm.arithmetic import centre
+from keras_norm.layers.moving import MovingNormalization
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class MeanOnlyBatchNormalization(MovingNormalization):
+    r"""Takes from each channel its mean over the whole batch, and leaves its variance as it is.
+
+    For inputs of shape `(N, ..., C)`, position i uses the set
+
+        S_i = {k : k_C = i_C}
+        y_i = x_i - mean(S_i) + beta_c
+
+    It is made to follow a layer in `WeightNormalization`, whose g sets the scale, and which then needs no bias. In
+    inference, and when `trainable` is False, the moving mean stands in for the mean, and a mask changes nothing.
+    Its weights are those of `BatchNormalization(scale=False)`, the moving variance too, so that one may take the
+    other's place.
+
+    Args:
+        axis, momentum, synchronized, ...: see `MovingNormalization`; there is no epsilon and no gamma.
+        center, beta_initializer, beta_regularizer, beta_constraint: see `Normalization`.
+
+    Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.
+
+    Example:
+        >>> layer = MeanOnlyBatchNormalization()
+        >>> y = layer(np.array([[1.0, 50.0], [3.0, 90.0]]), training=True)
+        >>> np.round(y)
+        array([[ -1., -20.],
+               [  1.,  20.]], dtype=float32)
+
+    Reference: Salimans & Kingma, Weight Normalization, NeurIPS 2016, https://arxiv.org/abs/1602.07868, section 4.
+    """
+
+    def __init__(self, axis: int = -1, momentum: float = 0.99, center: bool = True, **kwargs: Any) -> None:
+        super().__init__(axis, momentum, epsilon=1.0, center=center, scale=False, **kwargs)
+
+    def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
+        statistics, mask = self._statistics(x, training, mask)
+        y = centre(x, statistics.mean, mask)
+        if self.beta is None:
+            return y
+        return y + ops.cast(ops.reshape(self.beta, ops.shape(statistics.mean)), y.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        without = {"epsilon", "scale", "gamma_initializer", "gamma_regularizer", "gamma_constraint"}
+        return {name: value for name, value in super().get_config().items() if name not in without}
