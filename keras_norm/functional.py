@@ -64,6 +64,7 @@ def group_norm(
     groups = resolve_groups("group_norm", groups, x.shape[axis], axis)
     mask = resolve_mask("group_norm", mask, x)
 
+    # The paper's snippet reshapes x to (N, G, C/G, H, W) and reduces; here the (N, C) sums are reshaped and reduced.
     statistics = moments(x, sets_of_groups(x, groups, axis), mask)
     return _normalize("group_norm", x, gamma, beta, [axis], statistics, epsilon, mask)
 
