@@ -11,6 +11,7 @@ from keras_norm.layers import FrozenBatchNormalization as FrozenBatchNormalizati
 from keras_norm.layers import GroupNormalization as GroupNormalization
 from keras_norm.layers import InstanceNormalization as InstanceNormalization
 from keras_norm.layers import LayerNormalization as LayerNormalization
+from keras_norm.layers import MeanOnlyBatchNormalization as MeanOnlyBatchNormalization
 from keras_norm.reparametrization import SpectralNormalization as SpectralNormalization
 from keras_norm.reparametrization import WeightNormalization as WeightNormalization
 from keras_norm.reparametrization import initialize_from_data as initialize_from_data

@@ -7,3 +7,4 @@ from keras_norm.layers.frozen import FrozenBatchNormalization as FrozenBatchNorm
 from keras_norm.layers.group import GroupNormalization as GroupNormalization
 from keras_norm.layers.instance import InstanceNormalization as InstanceNormalization
 from keras_norm.layers.layer import LayerNormalization as LayerNormalization
+from keras_norm.layers.mean_only import MeanOnlyBatchNormalization as MeanOnlyBatchNormalization
