@@ -89,6 +89,13 @@ def test_trainable_is_kept_in_models_and_in_their_layers(conversion, frozen):
 
 
 @pytest.mark.parametrize("conversion", CONVERSIONS)
+def test_a_single_weight_that_is_not_trained_stays_so(conversion):
+    model = sequential(kl.Conv2D(4, 3), kl.ReLU(), kl.BatchNormalization())
+    model.layers[0].kernel.trainable = False
+    assert not CONVERSIONS[conversion](model).layers[0].kernel.trainable
+
+
+@pytest.mark.parametrize("conversion", CONVERSIONS)
 def test_a_model_class_without_a_constructor_stays_that_class(conversion):
     x = keras.Input((4,))
     model = DistributedModel(x, kl.BatchNormalization()(kl.Dense(4)(x)))

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND
+from backends import BACKEND, array
 from keras import layers as kl
 from networks import inputs, mixed, predict, randomized, sequential
 
@@ -114,7 +114,7 @@ def branch_behind_the_convolution():
     return keras.Model(x, kl.Add()([kl.BatchNormalization(name="norm")(h), h]))
 
 
-def convolution_is_an_output():
+def convolution_is_concatenated():
     x = keras.Input((6, 6, 3))
     h = kl.Conv2D(4, 3)(x)
     return keras.Model(x, kl.Concatenate()([h, kl.BatchNormalization(name="norm")(h)]))
@@ -170,7 +170,7 @@ STAYING = {
     **{
         make.__name__: make
         for make in (
-            branch_behind_the_convolution, convolution_is_an_output, branch_behind_the_normalization,
+            branch_behind_the_convolution, convolution_is_concatenated, branch_behind_the_normalization,
             normalization_called_twice, convolution_called_twice, convolution_called_in_two_models, operation_between,
             inside_a_layer,
         )
@@ -197,6 +197,17 @@ def test_a_kernel_of_size_one_sees_no_padding():
     model = sequential(kl.ReLU(), kl.BatchNormalization(), kl.Conv2D(4, 1, strides=2, padding="same"))
     assert remaining(folded(model)) == []
     assert_predicts_as(folded(model), model)
+
+
+def test_a_convolution_whose_output_the_model_gives_too_is_left_alone():
+    x = keras.Input((6, 6, 3))
+    h = kl.Conv2D(4, 3)(x)
+    model = randomized(keras.Model(x, [h, kl.BatchNormalization(name="norm")(h)]))
+    new = folded(model)
+    assert remaining(new) == ["norm"]
+    (image,) = inputs(model)
+    for got, want in zip(new(image), model(image), strict=True):
+        np.testing.assert_allclose(array(got), array(want), rtol=1e-5, atol=1e-5)
 
 
 def test_low_rank_weights_are_left_alone():
