@@ -105,7 +105,7 @@ def _carry_equal_weights(original: Layer, twin: Layer) -> None:
 
 def _own(value: Tensor) -> np.ndarray:
     """A copy of a value: JAX would share the buffer, and a training that gives it away would empty the original."""
-    return np.array(keras.ops.convert_to_numpy(value))
+    return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(value)))
 
 
 def check(owner: str, model: keras.Model, chosen: Callable[[Layer], bool]) -> None:
