@@ -1,6 +1,6 @@
 """Fine-tuning at a small batch: six things to do with the batch normalizations of a trained network.
 
-    python tutorials/fine_tuning.py                     # the digits, about two minutes on two CPU cores
+    python tutorials/fine_tuning.py                     # the digits, some minutes on two CPU cores
     python tutorials/fine_tuning.py --dataset cifar10   # any image classification set of TFDS
 
 A residual network learns the first half of the classes at batch 32. Then it learns the other half with 2 images a

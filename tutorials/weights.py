@@ -35,8 +35,6 @@ from data import SUGGESTED, ImageData, load
 from keras import layers
 
 import keras_norm as kn
-from keras_norm.layers.mean_only import MeanOnlyBatchNormalization
-from keras_norm.reparametrization import SpectralNormalization, WeightNormalization, initialize_from_data
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -104,12 +102,12 @@ def plain(convolution: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 def weight_normalized(convolution: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The length of each filter trained apart from its direction."""
-    return [WeightNormalization(convolution)]
+    return [kn.WeightNormalization(convolution)]
 
 
 def with_mean_only(convolution: keras.layers.Layer) -> list[keras.layers.Layer]:
     """Weight normalization for the variance, the batch for the mean."""
-    return [WeightNormalization(convolution), MeanOnlyBatchNormalization(momentum=0.9)]
+    return [kn.WeightNormalization(convolution), kn.MeanOnlyBatchNormalization(momentum=0.9)]
 
 
 def batch_normalized(convolution: keras.layers.Layer) -> list[keras.layers.Layer]:
@@ -166,7 +164,7 @@ def train_classifier(data: ImageData, name: str, seed: int, args: argparse.Names
     model = classifier(data, normalized)
     if from_data:
         images, _ = next(iter(data.train(min(500, data.train_size), seed)))
-        initialize_from_data(model, images, training=True)
+        kn.initialize_from_data(model, images, training=True)
     model.compile(
         optimizer=keras.optimizers.SGD(args.learning_rate, momentum=0.9),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -218,7 +216,7 @@ class Step(NamedTuple):
     frechet_distance: float
 
 
-DISCRIMINATORS: dict[str, Wrap] = {"none": lambda layer: layer, "spectral norm": SpectralNormalization}
+DISCRIMINATORS: dict[str, Wrap] = {"none": lambda layer: layer, "spectral norm": kn.SpectralNormalization}
 NOISE, GAN_BATCH, DISCRIMINATOR_STEPS, SAMPLES, CHECKS = 32, 64, 5, 1000, 10
 
 
@@ -361,7 +359,7 @@ def singular_values(d: keras.Model) -> dict[str, np.ndarray]:
     found = {}
     for layer in d.layers:
         if layer.weights:
-            plain = layer.fold() if isinstance(layer, SpectralNormalization) else layer
+            plain = layer.fold() if isinstance(layer, kn.SpectralNormalization) else layer
             kernel = keras.ops.convert_to_numpy(plain.kernel)
             found[f"layer {len(found) + 1}"] = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), compute_uv=False)
     return found
