@@ -187,6 +187,24 @@ def test_the_training_argument_of_a_model_reaches_the_wrapped_layer(wrapper):
 
 
 @every_wrapper
+def test_the_training_argument_of_a_stateless_call_reaches_the_wrapped_layer(wrapper):
+    layer = wrapper(layers.GRU(3, dropout=0.9))
+    layer.build(SEQUENCES.shape)
+    state = [[w.value for w in kind] for kind in (layer.trainable_variables, layer.non_trainable_variables)]
+    x = keras.ops.convert_to_tensor(SEQUENCES)
+    training, inference = (array(layer.stateless_call(*state, x, training=t)[0]) for t in (True, False))
+    assert np.abs(training - inference).max() > 1e-2
+
+
+@every_wrapper
+@pytest.mark.parametrize("name", ["Dense", "Conv1D", "EinsumDense", "SimpleRNN", "GRU"])
+def test_a_mask_is_passed_on_if_and_only_if_the_wrapped_layer_does(name, wrapper):
+    kind, masked = BY_NAME[name], layers.Masking()(keras.Input((4, 5)))
+    plain, wrapped = (keras.src.backend.get_keras_mask(layer(masked)) for layer in (kind.make(), wrapper(kind.make())))
+    assert (plain is None) == (wrapped is None)
+
+
+@every_wrapper
 def test_a_mask_reaches_the_wrapped_layer_and_what_follows(wrapper):
     tokens = np.array([[1, 2, 0, 0], [3, 4, 5, 0]])
     inputs = keras.Input((None,), dtype="int32")
@@ -258,6 +276,17 @@ def test_the_kernel_is_read_as_wide_as_it_is_stored_inside_a_layer_of_a_mixed_po
 
     layer, x = built(BY_NAME["Dense"], wrapper, dtype="float32"), np.arange(20.0, dtype="float32").reshape(4, 5)
     np.testing.assert_array_equal(call(Mixed(dtype="mixed_bfloat16"), x), call(layer, x))
+
+
+@every_wrapper
+def test_the_kernel_is_read_as_wide_as_it_is_stored_under_a_mixed_global_policy(wrapper):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        layer = built(BY_NAME["Dense"], wrapper, dtype="float32")
+    finally:
+        keras.config.set_dtype_policy(before)
+    np.testing.assert_allclose(call(layer, X), call(layer.fold(), X), rtol=1e-6)
 
 
 # Which weights

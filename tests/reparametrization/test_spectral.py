@@ -113,6 +113,20 @@ def test_at_convergence_the_gradient_to_w_is_orthogonal_to_w(kind):
         np.testing.assert_allclose((w * gradient).sum() / scale, 0.0, atol=1e-5)
 
 
+def test_no_gradient_flows_through_u_and_v_on_their_way():
+    layer, x = built(BY_NAME["Dense"], SpectralNormalization), BY_NAME["Dense"].inputs().astype("float64")
+    cotangent = np.random.default_rng(2).normal(size=(4, 3))
+    w, u = array(layer.layer.kernel).astype("float64"), np.array([1.0, 0.0, 0.0])
+    layer.u[0].assign(u)
+    v = w @ u / np.linalg.norm(w @ u)
+    u = v @ w / np.linalg.norm(v @ w)
+    sigma = v @ w @ u
+    # With y = x W / sigma and sigma = v'Wu for constant u and v.
+    expected = x.T @ cotangent / sigma - (cotangent * (x @ w)).sum() / sigma**2 * np.outer(v, u)
+    found = weight_gradients(layer, x.astype("float32"), cotangent.astype("float32"), training=True)
+    np.testing.assert_allclose(found[layer.layer.kernel.path], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("case", torch_gradients.CASES)
 def test_gradients_are_those_of_torch(case):
     fixture = torch_gradients.read("spectral_norm", case)
