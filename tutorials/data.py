@@ -3,10 +3,11 @@
 import difflib
 from dataclasses import dataclass
 
-import digits  # noqa: F401  registers "digits"
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+
+import keras_norm.digits  # noqa: F401  registers "digits"
 
 SUGGESTED = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
 

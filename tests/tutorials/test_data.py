@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from backends import tensorflow_only
-from digits import Digits
 from sklearn.datasets import load_digits
+
+from keras_norm.digits import Digits
 
 pytestmark = tensorflow_only
 

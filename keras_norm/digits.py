@@ -1,4 +1,7 @@
-"""The handwritten digits of scikit-learn as a TFDS set: after `import digits`, `tfds.load("digits")` works offline."""
+"""The handwritten digits of scikit-learn as a TFDS set, offline: `import keras_norm.digits; tfds.load("digits")`.
+
+Needs `pip install "keras_norm[tutorials]"`; nothing else of the package imports it.
+"""
 
 from collections.abc import Iterator
 
