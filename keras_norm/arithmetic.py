@@ -1,16 +1,32 @@
 """The arithmetic beneath the moments: sums, the formula and its gradient, as the machine at hand does them best."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_norm.arguments import Tensor, inferred_shape
+from keras_norm.arguments import Tensor, at_least_float32, inferred_shape
+from keras_norm.compilation import compiled, in_xla, is_wanted
+from keras_norm.replicas import sum_over_replicas
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
-    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+Join = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
+"""Adds up, in each table of sums, the entries of a set, and gives the sum to all of them."""
+
+
+def compiled_within_replica(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` compiled as a whole, unless its `join` crosses replicas: then only what it calls is."""
+    whole = compiled(function)
+
+    @functools.wraps(function)
+    def run(*tensors: Tensor | None, join: Join, **keywords: Any) -> Any:
+        return (function if join is sum_over_replicas else whole)(*tensors, join=join, **keywords)
+
+    return run
 
 
 def select(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -18,9 +34,29 @@ def select(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else ops.where(mask, x, 0.0)
 
 
+def widened(x: Tensor) -> Tensor:
+    """`x` in float32, or in what is wider: cast in here, so that a compiled reading of x is one of its own bytes."""
+    return ops.cast(x, at_least_float32(x.dtype))
+
+
 def centre(x: Tensor, mean: Tensor, mask: Tensor | None) -> Tensor:
     """x - mean, and 0 at masked positions: selected after the difference, or a masked NaN reaches the gradients."""
-    return select(x - mean, mask)
+    return select(widened(x) - mean, mask)
+
+
+def squared_distance(x: Tensor, mean: Tensor, mask: Tensor | None) -> Tensor:
+    """(x - mean)^2, and 0 at masked positions."""
+    if mask is None and keras.backend.backend() == "tensorflow":
+        return tf.math.squared_difference(widened(x), mean)  # one operation
+    return ops.square(centre(x, mean, mask))
+
+
+def value_at(x: Tensor, axes: Sequence[int], quarter: int) -> Tensor:
+    """The value at so many quarters of each of `axes`, kept as 1; 0 where an axis is empty."""
+    for axis in axes:
+        place = ops.shape(x)[axis] * quarter // 4
+        x = ops.sum(x[(*[slice(None)] * axis, slice(place, place + 1))], axis, keepdims=True)
+    return x
 
 
 def sum_along(x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -54,40 +90,64 @@ def normalize(x: Tensor, gamma: Tensor, beta: Tensor, moments: Any, epsilon: flo
         return _by_fused_kernel(x, gamma, beta, moments, epsilon)
     if keras.backend.backend() == "tensorflow" and moments.sets is not None:
         return _with_gradient(x, gamma, beta, moments, epsilon, mask)
-    return centre(x, moments.mean, mask) * (gamma * ops.rsqrt(moments.variance + epsilon)) + beta
+    return _formula(x, gamma, beta, *moments[:2], mask, epsilon=epsilon)
 
 
 def _with_gradient(x: Tensor, gamma: Tensor, beta: Tensor, moments: Any, epsilon: float, mask: Tensor | None) -> Tensor:
     """The formula and, in one piece, its gradient through the moments of the sets of `x`.
 
-    It keeps x and the moments alone. With u = x - mean, n = |S_i|, dh = gamma dy and the sums over S_i
-
-        dx = (dh - sum(dh) / n - u sum(dh u) / (n (variance + epsilon))) / sqrt(variance + epsilon)
-
-    No gradient goes back through the moments a second time; that of this gradient does.
+    It keeps x and the moments alone. No gradient goes back through the moments a second time; that of this gradient
+    does.
     """
-    axes, join = moments.sets
-    gamma_is_in_table = all(gamma.shape[a] == 1 for a in axes)
 
     @tf.custom_gradient
-    def formula(x, gamma, beta, mean, variance, count):
-        inverse = tf.math.rsqrt(variance + epsilon)
-
+    def with_gradient(x, gamma, beta, mean, variance, count):
         def gradient(dy):
-            u, dh, outer = centre(x, mean, mask), select(dy, mask), gamma
-            if not gamma_is_in_table:
-                dh, outer = dh * gamma, 1.0
-            sum_dh, sum_dh_u = sum_along(dh, axes), sum_along(dh * u, axes)
-            dgamma = sum_dh_u if gamma_is_in_table else select(dy, mask) * u
-            dbeta = sum_dh if gamma_is_in_table and mask is None else dy
-            sum_dh, sum_dh_u = join((outer * sum_dh, outer * sum_dh_u))
-            n = tf.maximum(count, tf.ones_like(count))
-            dx = dh * (outer * inverse) - u * (sum_dh_u * inverse**3 / n) - sum_dh * (inverse / n)
-            return select(dx, mask), _sum_to(dgamma * inverse, gamma), _sum_to(dbeta, beta), None, None, None
+            given = (x, gamma, beta, mean, variance, count, dy, mask)
+            return *_gradient(*given, **moments.sets._asdict(), epsilon=epsilon), None, None, None
 
-        return centre(x, mean, mask) * (gamma * inverse) + beta, gradient
+        return _formula(x, gamma, beta, mean, variance, mask, epsilon=epsilon), gradient
 
-    return formula(x, gamma, beta, *moments[:3])
+    return with_gradient(x, gamma, beta, *moments[:3])
+
+
+@compiled
+def _formula(x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, mask: Any, epsilon: float):
+    """gamma (x - mean) / sqrt(variance + epsilon) + beta, in the dtype of `x`."""
+    return ops.cast(centre(x, mean, mask) * (gamma * ops.rsqrt(variance + epsilon)) + beta, x.dtype)
+
+
+@compiled_within_replica
+def _gradient(x, gamma, beta, mean, variance, count, dy, mask, axes: Sequence[int], join: Join, epsilon: float):
+    """The gradients of the formula to x, gamma and beta. With u = x - mean, n = |S_i|, dh = gamma dy and sums over S_i.
+
+    dx = (dh - sum(dh) / n - u sum(dh u) / (n (variance + epsilon))) / sqrt(variance + epsilon)
+    """
+    inverse, n = tf.math.rsqrt(variance + epsilon), tf.maximum(count, tf.ones_like(count))
+    *sums, dgamma, dbeta = _sums_of_gradient(x, gamma, beta, mean, inverse, dy, mask, axes=axes)
+    sum_dh, sum_dh_u = join(tuple(sums))
+    dx = _gradient_to_x(x, gamma, mean, inverse, sum_dh * inverse / n, sum_dh_u * inverse**3 / n, dy, mask)
+    return dx, dgamma, dbeta
+
+
+@compiled
+def _sums_of_gradient(x, gamma, beta, mean, inverse, dy, mask, axes: Sequence[int]):
+    """The sums of dh and dh u along `axes`, and the gradients to gamma and beta, from one reading of x and dy."""
+    dy = widened(dy)
+    u, dh = centre(x, mean, mask), select(dy, mask)
+    if all(gamma.shape[a] == 1 for a in axes):  # gamma waits for the sums: there are fewer of them
+        sum_dh, sum_dh_u = sum_along(dh, axes), sum_along(dh * u, axes)
+        dbeta = sum_dh if mask is None else dy
+        return gamma * sum_dh, gamma * sum_dh_u, _sum_to(sum_dh_u * inverse, gamma), _sum_to(dbeta, beta)
+    dgamma, dh = _sum_to(dh * u * inverse, gamma), dh * gamma
+    return sum_along(dh, axes), sum_along(dh * u, axes), dgamma, _sum_to(dy, beta)
+
+
+@compiled
+def _gradient_to_x(x, gamma, mean, inverse, of_one, of_u, dy, mask):
+    """gamma dy / sqrt(variance + epsilon) - of_u u - of_one."""
+    dh = select(widened(dy), mask) * (gamma * inverse)
+    return ops.cast(select(dh - centre(x, mean, mask) * of_u - of_one, mask), x.dtype)
 
 
 def _is_per_channel(x: Tensor, gamma: Tensor, moments: Any, mask: Tensor | None) -> bool:
@@ -96,7 +156,7 @@ def _is_per_channel(x: Tensor, gamma: Tensor, moments: Any, mask: Tensor | None)
     one_a_channel = [*[1] * (rank - 1), channels]
     return (
         mask is None
-        and keras.backend.standardize_dtype(x.dtype) == "float32"
+        and at_least_float32(x.dtype) == "float32"
         and list(moments.mean.shape) == one_a_channel
         and all(size == 1 for size in gamma.shape[:-1])
         and (moments.sets is None or moments.sets == (tuple(range(rank - 1)), unjoined))
@@ -135,7 +195,8 @@ def _by_fused_kernel(x: Tensor, gamma: Tensor, beta: Tensor, moments: Any, epsil
         return kernel(x, gamma, beta, mean, variance), gradient
 
     formula = kernel if moments.sets is None else kernel_of_the_batch
-    return tf.reshape(formula(tf.reshape(x, [1, -1, 1, channels]), gamma, beta, mean, variance), shape)
+    y = formula(tf.reshape(widened(x), [1, -1, 1, channels]), gamma, beta, mean, variance)
+    return tf.cast(tf.reshape(y, shape), x.dtype)
 
 
 def _sum_to(x: Tensor, like: Tensor) -> Tensor:
@@ -146,8 +207,11 @@ def _sum_to(x: Tensor, like: Tensor) -> Tensor:
 
 def _runs_on_cpu() -> bool:
     """Whether TensorFlow runs operation by operation on a CPU."""
-    return (
-        keras.backend.backend() == "tensorflow"
-        and not tf.config.list_physical_devices("GPU")
-        and not GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    return keras.backend.backend() == "tensorflow" and not (
+        in_xla() or is_wanted() or tf.config.list_physical_devices("GPU")
     )
+
+
+def reads_are_dear() -> bool:
+    """Whether a compiler fuses what is computed between two readings of x, so that only these take time."""
+    return keras.backend.backend() == "jax" or in_xla()

@@ -181,8 +181,8 @@ def _normalize(
     beta = _along(owner, "beta", beta, 0.0, axes, x, dtype)
     mean, variance = (ops.cast(ops.convert_to_tensor(moment), dtype) for moment in statistics[:2])
     statistics = statistics._replace(mean=mean, variance=variance)
-    y = normalize(ops.cast(x, dtype), gamma, beta, statistics, epsilon, mask)
-    return ops.cast(y, x.dtype) if backend.is_float_dtype(x.dtype) else y
+    x = x if backend.is_float_dtype(x.dtype) else ops.cast(x, dtype)
+    return normalize(x, gamma, beta, statistics, epsilon, mask)
 
 
 def _along(

@@ -20,16 +20,26 @@ the paper's snippet reshapes x.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras import ops
 
 from keras_norm.arguments import Tensor, at_least_float32, inferred_shape
-from keras_norm.arithmetic import centre, select, sum_along, unjoined
-
-Join = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
-"""Adds up, in each table of sums, the entries of a set, and gives the sum to all of them."""
+from keras_norm.arithmetic import (
+    Join,
+    centre,
+    compiled_within_replica,
+    reads_are_dear,
+    select,
+    squared_distance,
+    sum_along,
+    unjoined,
+    value_at,
+    widened,
+)
+from keras_norm.compilation import compiled
+from keras_norm.replicas import sum_over_replicas
 
 
 class Sets(NamedTuple):
@@ -59,9 +69,23 @@ def sets_along(axes: Sequence[int], join: Join = unjoined) -> Sets:
 def sets_of_groups(x: Tensor, groups: int, axis: int) -> Sets:
     """A set for each sample and each group of neighbouring channels on `axis`."""
     axes = axes_except(x, 0, axis)
-    if groups == x.shape[axis]:
-        return sets_along(axes)
-    return sets_along(axes, lambda tables: tuple(_join_groups(table, groups, axis) for table in tables))
+    return sets_along(axes) if groups == x.shape[axis] else sets_along(axes, Groups(groups, axis))
+
+
+class Groups(NamedTuple):
+    """Joins each group of neighbouring channels."""
+
+    groups: int
+    axis: int
+
+    def __call__(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The sum over each group, at each of its channels."""
+        return tuple(self._join(table) for table in tables)
+
+    def _join(self, table: Tensor) -> Tensor:
+        h = split_groups(table, self.groups, self.axis)
+        members = [h.shape[a] if a == self.axis + 1 else 1 for a in range(len(h.shape))]
+        return ops.reshape(ops.sum(h, self.axis + 1, keepdims=True) * ops.ones(members, h.dtype), inferred_shape(table))
 
 
 def axes_except(x: Tensor, *kept: int) -> tuple[int, ...]:
@@ -78,31 +102,67 @@ def split_groups(x: Tensor, groups: int, axis: int) -> Tensor:
 def moments(x: Tensor, sets: Sets, mask: Tensor | None = None) -> Moments:
     """Mean, variance (divided by the count) and count of the sets of `x`.
 
-    Two passes, the second over what is left when the mean is gone: E[x^2] - E[x]^2 would lose the variance where the
-    mean is large. What `mask` (of the shape of `x`) leaves out belongs to no set. Sums are joined and never means, so
-    the parts of a set may differ in size or be empty. An empty set has mean 0 and variance 0.
+    What `mask` (of the shape of `x`) leaves out belongs to no set. Sums are joined and never means, so the parts of a
+    set may differ in size or be empty. An empty set has mean 0 and variance 0.
     """
-    x = ops.cast(x, at_least_float32(x.dtype))
-    total, count = sets.join((sum_along(select(x, mask), sets.axes), _count(x, sets.axes, mask)))
+    return Moments(*_moments(x, mask, **sets._asdict()), sets)
+
+
+@compiled_within_replica
+def _moments(x: Tensor, mask: Tensor | None, axes: tuple[int, ...], join: Join) -> tuple[Tensor, Tensor, Tensor]:
+    """Two passes, the second over what is left when the mean is gone.
+
+    E[x^2] - E[x]^2 would lose the variance where the mean is large.
+    """
+    if mask is None and join is not sum_over_replicas and reads_are_dear():
+        return _moments_in_one_reading(x, axes, join)
+    total, count = join((_total(x, mask, axes=axes), _count(x, axes, mask)))
     size = ops.maximum(count, ops.ones_like(count))
     mean = total / size
-    (squares,) = sets.join((sum_along(ops.square(centre(x, mean, mask)), sets.axes),))
-    # Squares beyond float32 end at its largest number, not at an infinity that moving statistics would keep.
-    return Moments(mean, ops.clip(squares / size, 0.0, 3e38), count, sets)
+    (squares,) = join((_squares(x, mean, mask, axes=axes),))
+    return mean, _finite(squares / size), count
+
+
+@compiled
+def _total(x: Tensor, mask: Tensor | None, axes: tuple[int, ...]) -> Tensor:
+    return sum_along(select(widened(x), mask), axes)
+
+
+@compiled
+def _squares(x: Tensor, mean: Tensor, mask: Tensor | None, axes: tuple[int, ...]) -> Tensor:
+    return sum_along(squared_distance(x, mean, mask), axes)
+
+
+def _moments_in_one_reading(x: Tensor, axes: tuple[int, ...], join: Join) -> tuple[Tensor, Tensor, Tensor]:
+    """Both sums at once, over the distances from a value of x: the mean of a channel is then a few deviations away.
+
+    The value is the median of three, so that one that lies apart does no harm.
+    """
+    a, b, c = (widened(value_at(x, axes, quarter)) for quarter in (1, 2, 3))
+    shift = ops.stop_gradient(ops.maximum(ops.minimum(a, b), ops.minimum(ops.maximum(a, b), c)))
+    count = _count(x, axes, None)
+    size = ops.maximum(count, ops.ones_like(count))
+    h = centre(x, shift, None)
+    off = sum_along(h, axes) / size
+    mean_of_part, squares_of_part = shift + off, sum_along(ops.square(h), axes) - size * ops.square(off)
+    total, count = join((mean_of_part * count, count))
+    joined_size = ops.maximum(count, ops.ones_like(count))
+    mean = total / joined_size
+    (squares,) = join((ops.relu(squares_of_part) + size * ops.square(mean_of_part - mean),))
+    return mean, _finite(squares / joined_size), count
+
+
+def _finite(variance: Tensor) -> Tensor:
+    """Squares beyond float32 end at its largest number, not at an infinity that moving statistics would keep."""
+    return ops.clip(variance, 0.0, 3e38)
 
 
 def _count(x: Tensor, axes: tuple[int, ...], mask: Tensor | None) -> Tensor:
     """The number of positions along `axes` that the mask leaves, in a table of sums."""
+    dtype = at_least_float32(x.dtype)
     if mask is not None:
-        return sum_along(ops.cast(mask, x.dtype), axes)
+        return sum_along(ops.cast(mask, dtype), axes)
     shape = ops.shape(x)
-    sizes = [shape[a] if isinstance(shape[a], int) else ops.cast(shape[a], x.dtype) for a in axes]
+    sizes = [shape[a] if isinstance(shape[a], int) else ops.cast(shape[a], dtype) for a in axes]
     table = [1 if a in axes or not isinstance(size, int) else size for a, size in enumerate(shape)]
-    return ops.full(table, math.prod(sizes), x.dtype)
-
-
-def _join_groups(table: Tensor, groups: int, axis: int) -> Tensor:
-    """The sum over each group, at each of its channels."""
-    h = split_groups(table, groups, axis)
-    members = [h.shape[a] if a == axis + 1 else 1 for a in range(len(h.shape))]
-    return ops.reshape(ops.sum(h, axis + 1, keepdims=True) * ops.ones(members, h.dtype), inferred_shape(table))
+    return ops.full(table, math.prod(sizes), dtype)

@@ -93,12 +93,13 @@ class Normalization(keras.layers.Layer):
             )
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        x = ops.cast(inputs, at_least_float32(inputs.dtype))
+        as_it_is = keras.backend.standardize_dtype(inputs.dtype) == self.compute_dtype
+        x = inputs if as_it_is else ops.cast(inputs, at_least_float32(inputs.dtype))
         return ops.cast(self._normalize(x, training, mask), self.compute_dtype)
 
     @abstractmethod
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
-        """The layer's formula on `x` in float32 or wider."""
+        """The layer's formula on `x`, computed in float32 or wider."""
 
     def _check_axis(self, axis: Any) -> Any:
         """The `axis` of the constructor, if it is one."""

@@ -7,6 +7,7 @@ from keras import initializers, ops
 
 from keras_norm import arguments
 from keras_norm.arguments import Tensor
+from keras_norm.arithmetic import widened
 from keras_norm.functional import batch_norm, instance_norm
 from keras_norm.layers.moving import MovingNormalization
 
@@ -80,6 +81,7 @@ class BatchInstanceNormalization(MovingNormalization):
         return [arguments.resolve_channel_axis(self._owner, self.axis, rank)]
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
+        x = widened(x)
         statistics, batch_mask = self._statistics(x, training, mask)
         gamma = 1.0 if self.gamma is None else self.gamma
         of_batch, of_instance = gamma * self.rho, gamma * (1.0 - self.rho)

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_norm import arguments
 from keras_norm.arguments import Tensor
-from keras_norm.arithmetic import select
+from keras_norm.arithmetic import select, widened
 from keras_norm.functional import batch_norm
 from keras_norm.layers.moving import MovingNormalization
 from keras_norm.moments import Moments
@@ -78,6 +78,7 @@ class BatchRenormalization(MovingNormalization):
         )
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
+        x = widened(x)
         before = [ops.copy(moment) for moment in self._moving_moments(x)[:2]]  # on torch they are views
         statistics, mask = self._statistics(x, training, mask)
         if statistics.sets is None:

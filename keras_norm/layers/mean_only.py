@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_norm.arguments import Tensor
-from keras_norm.arithmetic import centre
+from keras_norm.arithmetic import centre, widened
 from keras_norm.layers.moving import MovingNormalization
 
 
@@ -44,6 +44,7 @@ class MeanOnlyBatchNormalization(MovingNormalization):
         super().__init__(axis, momentum, epsilon=1.0, center=center, scale=False, **kwargs)
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
+        x = widened(x)
         statistics, mask = self._statistics(x, training, mask)
         y = centre(x, statistics.mean, mask)
         if self.beta is None:

@@ -6,7 +6,7 @@ import keras
 from keras import initializers, ops
 
 from keras_norm import arguments
-from keras_norm.arguments import Tensor
+from keras_norm.arguments import Tensor, at_least_float32
 from keras_norm.arithmetic import unjoined
 from keras_norm.layers.base import Normalization
 from keras_norm.moments import Moments, axes_except, moments, sets_along
@@ -82,7 +82,8 @@ class MovingNormalization(Normalization):
         (axis,) = self._affine_axes(len(x.shape))
         shape = [-1 if a == axis else 1 for a in range(len(x.shape))]
         mean, variance = (
-            ops.cast(ops.reshape(moving, shape), x.dtype) for moving in (self.moving_mean, self.moving_variance)
+            ops.cast(ops.reshape(moving, shape), at_least_float32(x.dtype))
+            for moving in (self.moving_mean, self.moving_variance)
         )
         return Moments(mean, variance, ops.zeros_like(mean))
 
