@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from data import SUGGESTED, ImageData, load
 from distributed import devices
-from resnet import NORMALIZATIONS, resnet
+from resnet import NETWORKS, NORMALIZATIONS
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -75,6 +75,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--dataset", default="digits", help=f"image classification set of TFDS: {', '.join(SUGGESTED)}, ...")
     add("--train-images", type=positive, metavar="N", help="use the first N training images only; all if not given")
     add("--data-dir", help="where TFDS keeps its sets; TFDS_DATA_DIR or ~/tensorflow_datasets if not given")
+    add("--network", choices=NETWORKS, default="small", help="resnet8 halves the images first, resnet20 does not")
     add("--normalizations", nargs="+", choices=NORMALIZATIONS, default=["batch", "group"], help="what to compare")
     add(
         "--batch-sizes",
@@ -121,8 +122,12 @@ def errors_by_seed(
     steps = args.epochs * (data.train_size // images)
     alone = strategy.num_replicas_in_sync == 1
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate(args, images), steps)
+
+    def network() -> keras.Model:
+        return NETWORKS[args.network](data.image_shape, data.classes, NORMALIZATIONS[normalization])
+
     with strategy.scope():
-        model = resnet(data.image_shape, data.classes, NORMALIZATIONS[normalization])
+        model = network()
         model.compile(
             optimizer=keras.optimizers.SGD(schedule, momentum=0.9),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -134,7 +139,7 @@ def errors_by_seed(
     for seed in range(args.seeds):
         keras.utils.set_random_seed(seed)
         # New weights in the old model: compiling another takes about as long as training it on the digits.
-        model.set_weights(resnet(data.image_shape, data.classes, NORMALIZATIONS[normalization]).get_weights())
+        model.set_weights(network().get_weights())
         for variable in model.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
         progress = Progress(f"{title}, seed {seed}", args.epochs)

@@ -1,6 +1,7 @@
-"""A small residual network whose normalization is an argument, and the normalizations to give it."""
+"""Residual networks whose normalization is an argument, and the normalizations to give them."""
 
 from collections.abc import Callable
+from functools import partial
 
 import keras
 from keras import layers
@@ -34,16 +35,51 @@ def resnet(
     values a channel as the batch has images, and an instance normalization sees one, which it turns into beta.
     """
 
-    def convolution(x, filters, size, strides):
-        x = layers.Conv2D(filters, size, strides, "same", use_bias=False, kernel_initializer="he_normal")(x)
-        return normalization()(x)
-
     inputs = keras.Input(image_shape)
-    filters = 32
-    x = layers.ReLU()(convolution(inputs, filters, 3, 2))
+    x = layers.ReLU()(convolution(inputs, 32, 3, 2, normalization))
     while max(x.shape[1:3]) > 1:
-        filters = min(2 * filters, 64)
-        h = layers.ReLU()(convolution(x, filters, 3, 2))
-        h = convolution(h, filters, 3, 1)
-        x = layers.ReLU()(layers.Add()([convolution(x, filters, 1, 2), h]))
+        x = residual_block(x, 64, 2, normalization)
     return keras.Model(inputs, layers.Dense(classes)(layers.Flatten()(x)))
+
+
+def cifar_resnet(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    normalization: Callable[[], keras.layers.Layer],
+    blocks: int,
+    strides: int,
+) -> keras.Model:
+    """A convolution, three stages of residual blocks, and the mean of the last map: logits of `classes`.
+
+    With `blocks` a stage it has 6 `blocks` + 2 layers (He et al., Deep Residual Learning, CVPR 2016,
+    https://arxiv.org/abs/1512.03385, section 4.2). Of 32x32 pixels it makes a last map of 8x8, with `strides=2` in the
+    first convolution one of 4x4.
+    """
+    inputs = keras.Input(image_shape)
+    x = layers.ReLU()(convolution(inputs, 16, 3, strides, normalization))
+    for filters in (16, 32, 64):
+        for block in range(blocks):
+            x = residual_block(x, filters, 2 if filters > 16 and block == 0 else 1, normalization)
+    return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling2D()(x)))
+
+
+def residual_block(x, filters: int, strides: int, normalization: Callable[[], keras.layers.Layer]):
+    """Two convolutions beside one of a single pixel, which is left out where nothing changes shape."""
+    h = layers.ReLU()(convolution(x, filters, 3, strides, normalization))
+    h = convolution(h, filters, 3, 1, normalization)
+    changes = strides > 1 or x.shape[-1] != filters
+    shortcut = convolution(x, filters, 1, strides, normalization) if changes else x
+    return layers.ReLU()(layers.Add()([shortcut, h]))
+
+
+def convolution(x, filters: int, size: int, strides: int, normalization: Callable[[], keras.layers.Layer]):
+    """A convolution without bias, and the normalization."""
+    x = layers.Conv2D(filters, size, strides, "same", use_bias=False, kernel_initializer="he_normal")(x)
+    return normalization()(x)
+
+
+NETWORKS: dict[str, Callable[..., keras.Model]] = {
+    "small": resnet,
+    "resnet8": partial(cifar_resnet, blocks=1, strides=2),
+    "resnet20": partial(cifar_resnet, blocks=3, strides=1),
+}

@@ -76,10 +76,19 @@ def test_a_wrong_value_is_answered_by_the_right_ones(data_dir, capsys, flags, me
 @pytest.mark.parametrize("size", [8, 28, 32])
 @pytest.mark.parametrize("normalization", batch_size.NORMALIZATIONS)
 def test_the_network_halves_the_map_until_it_is_one_pixel(size, normalization):
-    model = batch_size.resnet((size, size, 1), 10, batch_size.NORMALIZATIONS[normalization])
+    model = batch_size.NETWORKS["small"]((size, size, 1), 10, batch_size.NORMALIZATIONS[normalization])
     maps = [layer.output.shape[1] for layer in model.layers if type(layer).__name__ == "Add"]
     expected = [-(-size // 2**k) for k in range(2, 6) if 2 ** (k - 1) < size]
     assert maps == expected and maps[-1] == 1
+    assert model.output_shape == (None, 10)
+
+
+@pytest.mark.parametrize(("network", "layers", "last_map"), [("resnet8", 8, 4), ("resnet20", 20, 8)])
+def test_the_networks_for_cifar_have_the_layers_of_their_names(network, layers, last_map):
+    model = batch_size.NETWORKS[network]((32, 32, 3), 10, batch_size.NORMALIZATIONS["group"])
+    kernels = [w.shape[:2] for layer in model.layers for w in layer.weights if "kernel" in w.name]
+    assert sum(tuple(size) != (1, 1) for size in kernels) == layers  # the shortcuts do not count
+    assert model.layers[-3].output.shape[1:3] == (last_map, last_map)
     assert model.output_shape == (None, 10)
 
 
