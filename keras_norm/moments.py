@@ -144,12 +144,15 @@ def _moments_in_one_reading(x: Tensor, axes: tuple[int, ...], join: Join) -> tup
     size = ops.maximum(count, ops.ones_like(count))
     h = centre(x, shift, None)
     off = sum_along(h, axes) / size
-    mean_of_part, squares_of_part = shift + off, sum_along(ops.square(h), axes) - size * ops.square(off)
-    total, count = join((mean_of_part * count, count))
-    joined_size = ops.maximum(count, ops.ones_like(count))
+    mean_of_part, squares = shift + off, sum_along(ops.square(h), axes)
+    squares = ops.where(ops.isinf(squares), squares, ops.relu(squares - size * ops.square(off)))
+    total, joined_count = join((mean_of_part * size, count))
+    joined_size = ops.maximum(joined_count, ops.ones_like(joined_count))
     mean = total / joined_size
-    (squares,) = join((ops.relu(squares_of_part) + size * ops.square(mean_of_part - mean),))
-    return mean, _finite(squares / joined_size), count
+    (rest,) = join(((mean_of_part - mean) * size,))  # what the division rounded
+    mean = mean + rest / joined_size
+    (squares,) = join((squares + size * ops.square(mean_of_part - mean),))
+    return mean, _finite(squares / joined_size), joined_count
 
 
 def _finite(variance: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from replicas import models, parts, processes
 from keras_norm.replicas import sum_over_replicas
 
 COUNTS = list(parts.SIZES)
+MODES = {1: "auto", 2: "always", 4: "auto"}  # of compilation: on two replicas the layers run as on two GPUs
 CASES = [(count, sizes) for count in COUNTS for sizes in parts.SIZES[count]]
 every_count = pytest.mark.parametrize("count", COUNTS)
 every_case = pytest.mark.parametrize(("count", "sizes"), CASES, ids=[str(sizes) for _, sizes in CASES])
@@ -23,7 +24,9 @@ UNIT = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}
 def found(tmp_path_factory):
     """`found(count)` is what `on_replicas.py` found, by name."""
     folder = tmp_path_factory.mktemp("replicas")
-    running = {count: processes.start("on_replicas.py", count, folder / f"{count}.npz") for count in COUNTS}
+    running = {
+        count: processes.start("on_replicas.py", count, folder / f"{count}.npz", MODES[count]) for count in COUNTS
+    }
 
     @cache
     def of(count):

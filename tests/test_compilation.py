@@ -1,0 +1,247 @@
+"""Normalizations as XLA computations of their own: the same numbers, few compilations, none where they do not belong.
+
+`pytest --compilation always tests/test_contract.py` holds compiled layers to the whole contract.
+"""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import reference
+from backends import BACKEND, array, call, tensorflow_only
+from cases import CASES, CHANNELS, random_input
+
+import keras_norm as kn
+from keras_norm import compilation
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+pytestmark = tensorflow_only
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@pytest.fixture
+def mode(monkeypatch):
+    return lambda name: monkeypatch.setattr(compilation, "_mode", name)
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Has the library find a GPU, so that it compiles by itself; what is compiled runs on the CPU."""
+    monkeypatch.setattr(compilation, "_mode", "auto")
+    monkeypatch.setattr(compilation.tf.config, "list_physical_devices", lambda kind=None: ["a device"])
+
+
+def built(case, shape, **kwargs):
+    layer = case.make(**kwargs)
+    layer.build((None, *shape[1:]))
+    return layer
+
+
+def with_gradients(layer, x):
+    """y, and the gradients of sum(y^3) to x and the weights."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = layer(x, training=True)
+        loss = tf.reduce_sum(tf.cast(y, x.dtype) ** 3)
+    return y, *tape.gradient(loss, [x, *(w.value for w in layer.trainable_weights)])
+
+
+def operations(function, *args):
+    """All operations of the traced function, those within branches too."""
+    graphs = [tf.function(function, autograph=False).get_concrete_function(*args).graph]
+    for graph in graphs:  # grows
+        graphs += [f.graph for f in graph._functions.values() if getattr(f, "graph", None) is not None]
+    return [o for graph in graphs for o in graph.get_operations()]
+
+
+def computations(function, *args):
+    """The calls of XLA computations in the traced function."""
+    return [
+        o for o in operations(function, *args) if "_XlaMustCompile" in o.node_def.attr and o.get_attr("_XlaMustCompile")
+    ]
+
+
+# The numbers
+
+
+@every_case
+@pytest.mark.parametrize("size", [4, None], ids=["known batch", "unknown batch"])
+def test_a_compiled_layer_equals_the_definition(mode, case, size):
+    mode("always")
+    x = random_input(4, 3, 5, CHANNELS, dtype="float32")
+    layer = built(case, x.shape)
+    specification = tf.TensorSpec((size, *x.shape[1:]))
+    graph = tf.function(lambda x: layer(x, training=True), input_signature=[specification], autograph=False)
+    expected = case.standardized(x, 3, 1e-3)
+    for run in (lambda x: layer(x, training=True), graph):
+        np.testing.assert_allclose(run(tf.constant(x)), expected, rtol=1e-5, atol=1e-5)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", ["float64", "mixed_bfloat16", "mixed_float16"])
+def test_modes_give_the_same_numbers_in_every_dtype(mode, case, dtype):
+    x = tf.constant(random_input(4, 3, 5, CHANNELS), dtype.removeprefix("mixed_"))
+    found = {}
+    for name in ("never", "always"):
+        mode(name)
+        found[name] = [array(tf.cast(t, tf.float64)) for t in with_gradients(built(case, x.shape, dtype=dtype), x)]
+    unit = {"float64": 1e-10, "mixed_bfloat16": 2e-2, "mixed_float16": 2e-3}[dtype]
+    for plain, compiled in zip(found["never"], found["always"], strict=True):
+        np.testing.assert_allclose(compiled, plain, rtol=unit, atol=unit * np.abs(plain).max())
+
+
+@every_case
+@pytest.mark.parametrize("name", ["never", "always"])
+def test_gradients_of_gradients_equal_differences_of_gradients(mode, case, name):
+    mode(name)
+    x, layer = random_input(2, 3, CHANNELS), built(case, (2, 3, CHANNELS), dtype="float64")
+
+    def penalty(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, training=True) ** 3)
+        return tf.reduce_sum(tape.gradient(loss, x) ** 2)
+
+    weights = layer.get_weights()
+    with tf.GradientTape() as tape:
+        tape.watch(variable := tf.constant(x))
+        value = penalty(variable)
+
+    def at(x):
+        layer.set_weights(weights)  # BatchRenormalization goes by its moving statistics
+        return float(penalty(tf.constant(x)))
+
+    expected = reference.differences(at, x)
+    np.testing.assert_allclose(tape.gradient(value, variable), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
+def test_one_reading_for_both_sums_keeps_the_variance(mode, offset):
+    mode("always")
+    x = np.random.default_rng(0).normal(offset, 1.0, (4, 32, 32, 6)).astype("float32")
+    x[1, 8, 8] = 0.0  # one of the three values that the sums may start from
+    layer = kn.BatchNormalization(momentum=0.0)
+    layer(x, training=True)
+    np.testing.assert_allclose(layer.moving_variance, x.astype("float64").var((0, 1, 2)), rtol=1e-5)
+
+
+# What is compiled
+
+
+def test_a_training_step_is_three_computations_that_hand_on_tables_only(mode):
+    mode("always")
+    layer = kn.GroupNormalization(2)
+    layer.build((4, 8, 8, 6))
+    called = computations(lambda x: with_gradients(layer, x), tf.TensorSpec((4, 8, 8, 6)))
+    large = [[t.shape.rank for t in o.outputs if t.shape.num_elements() >= 4 * 8 * 8 * 6] for o in called]
+    assert large == [[], [4], [4]]  # the moments; y; dx
+
+
+def test_a_gpu_compiles_and_a_cpu_does_not(accelerator, monkeypatch):
+    layer = kn.GroupNormalization(2)
+    layer.build((4, 8, 8, 6))
+    assert len(computations(layer, tf.TensorSpec((4, 8, 8, 6)))) == 2
+    monkeypatch.undo()
+    assert not computations(layer, tf.TensorSpec((4, 8, 8, 6)))
+
+
+def test_nothing_is_compiled_when_the_user_says_never(accelerator, mode):
+    mode("never")
+    layer = kn.GroupNormalization(2)
+    layer.build((4, 8, 8, 6))
+    assert not computations(layer, tf.TensorSpec((4, 8, 8, 6)))
+
+
+def test_nothing_is_compiled_by_itself_within_xla(mode):
+    mode("always")
+    layer = kn.GroupNormalization(2)
+    layer.build((4, 8, 8, 6))
+    compiled = tf.function(layer, jit_compile=True, autograph=False)
+    types = {o.type for o in compiled.get_concrete_function(tf.TensorSpec((4, 8, 8, 6))).graph.get_operations()}
+    assert not types & {"PartitionedCall", "StatefulPartitionedCall"}
+
+
+def test_unknown_sizes_beside_the_batch_are_not_compiled(accelerator):
+    layer = kn.LayerNormalization()
+    layer.build((None, None, 6))
+    assert not computations(layer, tf.TensorSpec((None, None, 6)))
+
+
+@pytest.mark.parametrize("format", ["tf_saved_model", "litert"])
+def test_an_exported_model_holds_no_computation_and_predicts_the_same(mode, tmp_path, format):
+    mode("always")
+    model = keras.Sequential([keras.Input((8, 8, 6)), kn.GroupNormalization(2), kn.BatchNormalization()])
+    x = random_input(3, 8, 8, 6, dtype="float32")
+    y = model.predict(x, verbose=0)
+    path = tmp_path / "model.tflite"
+    model.export(path if format == "litert" else tmp_path, format=format, verbose=False)
+    if format == "litert":
+        interpreter = tf.lite.Interpreter(str(path))
+        interpreter.resize_tensor_input(0, x.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(0, x)
+        interpreter.invoke()
+        exported = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    else:
+        assert b"_XlaMustCompile" not in (tmp_path / "saved_model.pb").read_bytes()
+        loaded = tf.saved_model.load(tmp_path)
+        exported = loaded.serve(x)
+    np.testing.assert_allclose(exported, y, rtol=1e-5, atol=1e-5)
+
+
+FIT = """
+import keras, numpy as np, tensorflow as tf
+import keras_norm as kn
+kn.compilation.tf.config.list_physical_devices = lambda kind=None: ["a device"]
+kn.compilation.set_mode("{mode}")
+model = keras.Sequential([keras.Input((4, 4, 6)), kn.GroupNormalization(2), keras.layers.Flatten()])
+model.compile("sgd", "mse", jit_compile=False)
+model.fit(np.ones(({samples}, 4, 4, 6)), np.ones(({samples}, 96)), batch_size=8, epochs=2, verbose=0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "samples", "compilations"), [("auto", 16, 3), ("auto", 19, 3), ("always", 19, 6), ("never", 19, 0)]
+)
+def test_an_odd_last_batch_compiles_nothing_more_and_two_epochs_no_more_than_one(tmp_path, mode, samples, compilations):
+    environment = os.environ | {"XLA_FLAGS": f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text"}
+    script = FIT.format(mode=mode, samples=samples)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list(tmp_path.glob("*before_optimizations.txt"))) == compilations
+
+
+def test_an_odd_batch_gives_the_same_numbers(accelerator):
+    layer = kn.GroupNormalization(2)
+    x = random_input(8, 4, 4, 6, dtype="float32")
+    graph = tf.function(layer, input_signature=[tf.TensorSpec((None, 4, 4, 6))], autograph=False)
+    for run in (layer, graph):
+        y = array(run(tf.constant(x)))
+        for size in (0, 1, 3, 7):
+            np.testing.assert_allclose(run(tf.constant(x[:size])), y[:size], rtol=1e-5, atol=1e-5)
+
+
+def test_the_mode_is_what_was_set():
+    before = compilation.mode()
+    compilation.set_mode("never")
+    assert compilation.mode() == "never"
+    compilation.set_mode(before)
+    with pytest.raises(ValueError, match=r"mode must be one of auto, always, never\. Received: mode='sometimes'"):
+        compilation.set_mode("sometimes")
+
+
+def test_the_gradient_through_moments_alone_is_right(mode):
+    mode("always")
+    x = random_input(4, 3, dtype="float64")
+    layer = kn.MeanOnlyBatchNormalization(dtype="float64")
+    call(layer, x, training=True)
+    with tf.GradientTape() as tape:
+        tape.watch(variable := tf.constant(x))
+        loss = tf.reduce_sum(layer(variable, training=True) ** 3)
+    expected = reference.differences(lambda x: ((x - x.mean(0)) ** 3).sum(), x)
+    np.testing.assert_allclose(tape.gradient(loss, variable), expected, rtol=1e-6, atol=1e-6)
