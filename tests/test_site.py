@@ -46,7 +46,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    # Not --quiet, which would hide the warnings from --strict.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     built = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     )
@@ -121,6 +122,13 @@ def test_the_home_page_is_the_readme(site):
     headings = re.findall(r"^## (.*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert headings
     assert re.findall(r"<h2[^>]*>(.*?)<a ", home) == headings
+
+
+def test_what_the_guide_says_was_measured_stands_in_the_readme():
+    guide, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/which.md", "README.md"))
+    figures = re.findall(r"[\d.]+ ± [\d.]+", guide)
+    assert figures
+    assert [figure for figure in figures if figure not in readme] == []
 
 
 def test_every_notebook_is_a_page_with_its_pictures(pages):
