@@ -4,6 +4,7 @@ A page has two paths: one in the repository, which links are written for, and on
 """
 
 import base64
+import functools
 import json
 import posixpath
 import re
@@ -17,6 +18,7 @@ NOTEBOOKS = sorted((ROOT / "tutorials").glob("[0-9]*.ipynb"))
 
 FENCE = re.compile(r"(^ *(`{3,}).*?^ *\2 *$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)\s#]+)")
+LIST = re.compile(r"(^(?![*+-] |\d+\. )\S.*\n)(?=(?:[*+-]|1\.) )", re.MULTILINE)
 DIRECTIVE = re.compile(r"^::: ([\w.]+)", re.MULTILINE)
 CODE = re.compile(r"(<a\b.*?</a>|<h\d.*?</h\d>|<pre.*?</pre>)|<code>(?:kn\.|keras_norm\.)?([\w.]+)</code>", re.DOTALL)
 
@@ -44,7 +46,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Turns links between files of the repository into links between pages."""
+    """Turns links between files of the repository into links between pages, and lets a list begin under a paragraph."""
     folder = posixpath.dirname(_repository_path(page.file.src_uri))
 
     def in_site(match):
@@ -55,7 +57,7 @@ def on_page_markdown(markdown, page, config, files):
         return posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or ".")
 
     parts = FENCE.split(markdown)  # text, fence, its backticks, text, ...
-    parts[::3] = [LINK.sub(in_site, text) for text in parts[::3]]
+    parts[::3] = [LIST.sub(r"\1\n", LINK.sub(in_site, text)) for text in parts[::3]]
     return "".join(part for i, part in enumerate(parts) if i % 3 != 2)
 
 
@@ -64,6 +66,12 @@ def on_page_content(html, page, config, files):
     if not page.file.src_uri.startswith("api/"):
         return html
     return CODE.sub(lambda match: match[1] or _reference(match), html)
+
+
+def on_post_build(config):
+    """Writes the index of the search as a script too, for pages that are opened from a folder."""
+    index = Path(config.site_dir, "search", "search_index.json")
+    index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}", encoding="utf-8")
 
 
 def render_notebook(path):
@@ -115,6 +123,7 @@ def _site_path(path):
     return PAGES.get(path, path.removeprefix("docs/"))
 
 
+@functools.cache
 def _documented():
     """The full name of each documented object, by its own name and by that in the package."""
     pages = (ROOT / "docs" / "api").glob("*.md")
