@@ -1,0 +1,142 @@
+"""The site builds, lacks nothing that is public, and its links lead somewhere."""
+
+import importlib.util
+import json
+import os
+import posixpath
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from backends import tensorflow_only
+
+import keras_norm
+from keras_norm import distribute, functional, models, schedules
+
+ROOT = Path(__file__).parent.parent
+WITHOUT_MKDOCS = importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None
+
+pytestmark = [
+    tensorflow_only,  # a page is the same on every backend
+    pytest.mark.skipif(WITHOUT_MKDOCS, reason="mkdocs is not installed: pip install '.[docs]'"),
+]
+
+
+class Page(HTMLParser):
+    """What a page links to, what it shows and loads, and what of it can be linked to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.sources, self.anchors = [], [], {""}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.anchors |= {attributes[key] for key in ("id", "name") if attributes.get(key)}
+        if "href" in attributes:
+            (self.links if tag == "a" else self.sources).append(attributes["href"])
+        if "src" in attributes:
+            self.sources.append(attributes["src"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    # Not --quiet, which would hide the warnings from --strict.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    built = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    # 404.html is shown at any address, so its links begin at the root of a server.
+    paths = [path for path in site.rglob("*.html") if path.name != "404.html"]
+    return {path.relative_to(site).as_posix(): Page(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def defined_in(module):
+    """The public classes and functions that a module defines and does not import from elsewhere."""
+    return [
+        f"{module.__name__}.{name}"
+        for name, value in vars(module).items()
+        if name[0] != "_" and callable(value) and value.__module__.startswith(module.__name__)
+    ]
+
+
+def public_names():
+    names = [f"keras_norm.{name}" for name, value in vars(keras_norm).items() if name[0] != "_" and callable(value)]
+    for module in (distribute, functional, models, schedules):
+        names += defined_in(module)
+    if importlib.util.find_spec("keras_norm.callbacks"):
+        names += defined_in(importlib.import_module("keras_norm.callbacks"))
+    return names
+
+
+def broken(pages, site):
+    """The links between files of the site that lead nowhere, with the pages that they are on."""
+    for name, page in pages.items():
+        for link in page.links + page.sources:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            path = (
+                posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(parts.path))) if parts.path else name
+            )
+            if not (site / path).is_file() or (path in pages and unquote(parts.fragment) not in pages[path].anchors):
+                yield f"{name}: {link}"
+
+
+def test_the_api_pages_have_every_public_name(pages):
+    anchors = set().union(*(page.anchors for name, page in pages.items() if name.startswith("api/")))
+    assert [name for name in public_names() if name not in anchors] == []
+
+
+def test_every_link_inside_the_site_leads_somewhere(pages, site):
+    assert list(broken(pages, site)) == []
+
+
+def test_the_site_loads_nothing_from_another_host(pages, site):
+    loaded = [f"{name}: {source}" for name, page in pages.items() for source in page.sources if urlsplit(source).netloc]
+    assert loaded == []
+    styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
+    assert re.findall(r"url\(\W?(?:https?:)?//[^)]*", styles) == []
+
+
+def test_the_site_names_no_folder_of_the_machine_that_built_it(site):
+    files = [path for suffix in ("html", "json", "css") for path in site.rglob(f"*.{suffix}")]
+    folders = [f"{folder}/" for folder in (ROOT, Path.home()) if folder != Path("/")]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in files}
+    assert [name for name, text in texts.items() if any(folder in text for folder in folders)] == []
+
+
+def test_the_home_page_is_the_readme(site):
+    home = (site / "index.html").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings
+    assert re.findall(r"<h2[^>]*>(.*?)<a ", home) == headings
+
+
+def test_what_the_guide_says_was_measured_stands_in_the_readme():
+    guide, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/which.md", "README.md"))
+    figures = re.findall(r"[\d.]+ ± [\d.]+", guide)
+    assert figures
+    assert [figure for figure in figures if figure not in readme] == []
+
+
+def test_every_notebook_is_a_page_with_its_pictures(pages):
+    for path in sorted((ROOT / "tutorials").glob("*.ipynb")):
+        outputs = [o for cell in json.loads(path.read_text())["cells"] for o in cell.get("outputs", [])]
+        pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+        shown = [source for source in pages[f"tutorials/{path.stem}.html"].sources if source.endswith(".png")]
+        assert len([source for source in shown if source.startswith(path.stem)]) == len(pictures)
+        assert f"tutorials/{path.stem}.html" in [posixpath.normpath(link) for link in pages["index.html"].links], (
+            "not in the navigation"
+        )
