@@ -1,1 +1,1 @@
-"""Speed of the layers against their peers: `python -m benchmarks --help`."""
+"""Speed and memory of the layers against their peers: `python -m benchmarks --help`."""

@@ -2,140 +2,86 @@
 
 The unit of a time is the limit: the bytes that must move (forward: read x, write y; with the gradient three more: read
 x and dy, write dx) at the bandwidth of a copy measured in the same run. Layers and peers take turns, so that a
-machine that slows down slows all of them. Prints the table; writes it as CSV and as a bar chart.
+machine that slows down slows all of them; a number is the median of the turns. Prints a table; writes it as CSV and as
+a bar chart. With `--steps` it times whole training steps of a ResNet-50 instead.
+
+    python -m benchmarks                                          # TensorFlow, graph mode, every layer
+    python -m benchmarks --mode xla --dtype bfloat16 --shapes resnet_3
+    python -m benchmarks --backend jax                            # beside flax
+    python -m benchmarks --steps                                  # of a ResNet-50, with GN and cross-replica BN
 """
 
 import argparse
-import csv
 import os
-import platform
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import keras
-import matplotlib
-import numpy as np
-import tensorflow as tf
-
-from benchmarks.peers import LAYERS, contenders
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
+LAYERS = ("batch", "group", "instance", "layer")
 SHAPES = {
     "resnet_1": (16, 56, 56, 64),
     "resnet_2": (16, 28, 28, 256),
+    "resnet_3": (16, 14, 14, 1024),
+    "resnet_4": (16, 7, 7, 2048),
     "transformer": (8, 1024, 768),
     "video": (2, 16, 28, 28, 64),
     "tiny": (2, 4, 4, 32),
 }
 
 
-class Row(NamedTuple):
-    """One line of the CSV; times in milliseconds, `limits` in units of the bytes' limit."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The flags, with the default run's values."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=Help)
+    add = parser.add_argument
+    add("--backend", choices=["tensorflow", "jax"], default="tensorflow", help="of Keras; torch is a peer of both")
+    add("--device", choices=["cpu", "gpu"], help="a GPU where there is one, if not given")
+    add("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
+    add("--shapes", nargs="+", choices=SHAPES, default=["resnet_1", "resnet_2", "transformer", "video"])
+    add("--batch", type=int, help="in place of the batch of each shape")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    add("--mode", choices=["eager", "graph", "xla"], default="graph", help="of TensorFlow; JAX always compiles")
+    add("--compilation", choices=["auto", "always", "never"], default="auto", help="keras_norm.compilation.set_mode")
+    add("--repeats", type=int, default=15, help="timed turns of each contender")
+    add("--steps", action="store_true", help="time training steps of a ResNet-50 instead of layers")
+    add("--batches", nargs="+", type=int, default=[32, 2], help="batch sizes of the steps")
+    add("--image-size", type=int, default=64, help="of the steps; the paper's is 224")
+    add("--output", type=Path, default=Path("results"), help="folder of the CSV and the PNG")
+    return parser
 
-    layer: str
-    contender: str
-    shape: str
-    dtype: str
-    mode: str
-    forward_ms: float
-    both_ms: float
-    both_spread_ms: float
-    both_limits: float
-    ratio_to_ours: float
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the text above as it stands, and the defaults."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what the command line asks for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["resnet_1", "resnet_2"])
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--mode", choices=["eager", "graph", "xla"], default="graph")
-    parser.add_argument("--repeats", type=int, default=15, help="timed turns of each contender")
-    parser.add_argument("--output", type=Path, default=Path("results"), help="folder of the CSV and the PNG")
+    parser = argument_parser()
     args = parser.parse_args(arguments)
+    if args.steps and args.backend != "tensorflow":
+        parser.error("--steps: strategies and modes are TensorFlow's")
+    # Both are read when Keras and its backend are first imported.
+    os.environ["KERAS_BACKEND"] = args.backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if args.device == "cpu":
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    from benchmarks import layers, report, steps
 
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {len(tf.config.list_physical_devices('GPU'))} GPUs"
-    print(f"{machine}; TensorFlow {tf.__version__}, Keras {keras.__version__}; {args.dtype}, {args.mode}")
-    rows = [
-        row
-        for layer in args.layers
-        for shape in args.shapes
-        for row in compare(layer, shape, args.dtype, args.mode, args.repeats)
-    ]
     args.output.mkdir(parents=True, exist_ok=True)
-    with open(args.output / "benchmarks.csv", "w", newline="") as file:
-        csv.writer(file).writerows([Row._fields, *rows])
-    draw(rows, f"{args.mode}, {args.dtype} ({machine})", args.output / "benchmarks.png")
-    print(f"written to {args.output}/")
-
-
-def compare(layer: str, shape_name: str, dtype: str, mode: str, repeats: int) -> list[Row]:
-    """Times all contenders of a layer in turns."""
-    shape = SHAPES[shape_name]
-    rng = np.random.default_rng(0)
-    x, dy = (tf.constant(rng.normal(2.0, 3.0, shape), dtype) for _ in range(2))
-    steps: dict[str, Callable[[], Any]] = {"copy": tf.function(lambda: x + tf.ones([], dtype))}
-    for name, (forward, both) in contenders(layer, shape, dtype, mode, x, dy).items():
-        steps[f"{name}, forward"], steps[f"{name}, both"] = forward, both
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(repeats + 2):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn >= 2:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    unit = median(times["copy"]) / 2  # a copy reads once and writes once
-    ours = median(times["keras_norm, both"])
-    rows = []
-    for name in (n.removesuffix(", both") for n in steps if n.endswith(", both")):
-        both = times[f"{name}, both"]
-        row = Row(
-            layer,
-            name,
-            shape_name,
-            dtype,
-            mode,
-            round(median(times[f"{name}, forward"]), 2),
-            round(median(both), 2),
-            round(float(np.subtract(*np.percentile(both, [75, 25]))), 2),
-            round(median(both) / (5 * unit), 2),
-            round(median(both) / ours, 2),
-        )
-        print(
-            f"{layer:>8} {shape_name:>11} {name:>26}: forward {row.forward_ms:7.2f} ms, with gradient "
-            f"{row.both_ms:7.2f} ms = {row.both_limits:5.2f} limits, {row.ratio_to_ours:5.2f} x ours",
-            flush=True,
-        )
-        rows.append(row)
-    return rows
-
-
-def draw(rows: list[Row], title: str, path: Path) -> None:
-    """A group of bars for each layer and shape, a bar for each contender."""
-    groups = list(dict.fromkeys((row.layer, row.shape) for row in rows))
-    names = list(dict.fromkeys(row.contender for row in rows))
-    figure, ax = plt.subplots(figsize=(max(6, 1.6 * len(groups)), 4))
-    width = 0.8 / len(names)
-    for i, name in enumerate(names):
-        found = [(groups.index((row.layer, row.shape)), row.both_limits) for row in rows if row.contender == name]
-        ax.bar([g + (i - (len(names) - 1) / 2) * width for g, _ in found], [v for _, v in found], width, label=name)
-    ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
-    ax.set_xticks(range(len(groups)), [f"{layer}\n{shape}" for layer, shape in groups], fontsize=8)
-    ax.set(ylabel="time / limit of the bytes", title=f"forward and gradient: {title}")
-    ax.legend(frameon=False, fontsize=8)
-    ax.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    print(report.machine(args.backend))
+    if args.steps:
+        rows = list(steps.compare(args.batches, args.image_size, args.dtype, args.repeats))
+        report.write(rows, args.output / "steps.csv")
+        report.draw_steps(rows, args.output / "steps.png")
+    else:
+        shapes = {name: SHAPES[name] for name in args.shapes}
+        if args.batch:
+            shapes = {name: (args.batch, *shape[1:]) for name, shape in shapes.items()}
+        rows = [
+            row for layer in args.layers for name in shapes for row in layers.compare(layer, name, shapes[name], args)
+        ]
+        report.write(rows, args.output / "layers.csv")
+        report.draw_layers(rows, args.output / "layers.png")
+        print(f"\n{report.table(rows)}")
+    print(f"\nwritten to {args.output}/")
 
 
 if __name__ == "__main__":
