@@ -1,0 +1,259 @@
+"""What the recorded percentiles are, that recording them changes nothing, and what is said where it cannot be done."""
+
+import keras
+import numpy as np
+import pytest
+from backends import BACKEND, array, tensorflow_only
+from keras import layers
+
+import keras_norm as kn
+from keras_norm.callbacks import ResponsePercentiles
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(2, 3, (22, 6, 6, 4)).astype("float32")
+Y = RNG.integers(0, 3, 22)
+DATA = X[:9] + 1
+PERCENTILES = (0, 12.5, 50, 99)
+
+
+def network():
+    """A network with all that a call may leave a trace in: moving statistics, a seed, an activity loss."""
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 4)),
+            layers.Conv2D(8, 3, name="conv", activity_regularizer="l2"),
+            kn.BatchNormalization(momentum=0.7, name="ours"),
+            layers.Dropout(0.4, name="dropout"),
+            layers.BatchNormalization(momentum=0.7, name="keras"),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+
+
+def fitted(model, *callbacks, epochs=1, compiled=None, **kwargs):
+    """The model after a training on batches of 4, 4, 4, 4, 4 and 2."""
+    keras.utils.set_random_seed(1)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, **(compiled or {}))
+    arguments = {"x": X, "y": Y, "batch_size": 4} | kwargs
+    model.fit(**arguments, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    return model
+
+
+def seeded():
+    keras.utils.set_random_seed(0)
+    return network()
+
+
+def responses(model, name, training):
+    """The outputs of a layer for `DATA`, by a model that ends there."""
+    return array(keras.Model(model.inputs[0], model.get_layer(name).output)(DATA, training=training))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["conv", "ours", "keras"])
+def test_the_percentiles_are_those_of_the_outputs_of_the_layer_at_that_step(name, training):
+    model = seeded()
+    model.get_layer("dropout").rate = 0.0  # with another seed at each call there is nothing to compare with
+    want = [np.percentile(responses(model, name, training), PERCENTILES)]
+    callback = ResponsePercentiles(DATA, [name], PERCENTILES, every=6, training=training)
+    fitted(model, callback)
+    want.append(np.percentile(responses(model, name, training), PERCENTILES))
+    assert callback.steps == [0, 6]
+    assert np.abs(want[1] - want[0]).max() > 0.01
+    np.testing.assert_allclose(callback.history[name], want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("training", "compiled"),
+    [
+        (True, {"jit_compile": False}),
+        (False, {"jit_compile": False}),
+        (True, {"jit_compile": True}),
+        (True, {"steps_per_execution": 4}),
+        (True, {"run_eagerly": True}),
+    ],
+    ids=str,
+)
+def test_a_training_ends_with_the_same_weights_and_losses_bit_for_bit(training, compiled):
+    if BACKEND == "torch" and compiled.get("jit_compile"):
+        pytest.skip("compiling takes torch minutes")
+    alone, watched = seeded(), seeded()
+    callback = ResponsePercentiles(DATA, every=1, training=training)
+    fitted(alone, epochs=2, compiled=compiled)
+    fitted(watched, callback, epochs=2, compiled=compiled)
+    assert len(callback.steps) > 4
+    states = [[*map(array, model.variables)] for model in (alone, watched)]
+    assert any(variable.name == "moving_mean" for variable in watched.variables)
+    assert any("seed" in variable.path for variable in watched.variables)
+    for before, after in zip(*states, strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert alone.history.history == watched.history.history
+
+
+@pytest.mark.parametrize(
+    ("every", "execution", "want"),
+    [
+        (1, 1, [*range(13)]),
+        (4, 1, [0, 4, 8, 12]),
+        (6, 1, [0, 6, 12]),
+        (100, 1, [0]),
+        (4, 4, [0, 4, 10, 12]),  # executions of 4, 2, 4 and 2 steps
+    ],
+)
+def test_steps_are_counted_on_from_epoch_to_epoch(every, execution, want):
+    callback = ResponsePercentiles(DATA, every=every)
+    fitted(seeded(), callback, epochs=2, compiled={"steps_per_execution": execution})
+    assert callback.steps == want
+    assert callback.history["ours"].shape == (len(want), 4)
+
+
+def test_steps_are_counted_on_from_fit_to_fit_and_the_step_between_is_recorded_once():
+    model, callback = seeded(), ResponsePercentiles(DATA, every=3)
+    fitted(model, callback)
+    fitted(model, callback)
+    assert callback.steps == [0, 3, 6, 9, 12]
+
+
+def test_every_normalization_is_recorded_if_no_layers_are_named_also_of_a_model_inside():
+    inner = keras.Sequential([keras.Input((6, 6, 4)), layers.Dense(5), kn.GroupNormalization(5, name="inner")])
+    outer = keras.Sequential([keras.Input((6, 6, 4)), inner, layers.LayerNormalization(name="outer"), layers.Flatten()])
+    callback = ResponsePercentiles(DATA)
+    fitted(keras.Sequential([outer, layers.Dense(3)]), callback)
+    assert list(callback.history) == ["inner", "outer"]
+    want = np.percentile(array(inner(DATA)), [1, 20, 80, 99])
+    assert np.abs(callback.history["inner"][-1] - want).max() < 2  # not far: some steps before
+
+
+def test_a_layer_may_stand_for_its_name_and_its_calls_count_together():
+    x = keras.Input((6, 6, 4))
+    shared = layers.Rescaling(2.0, name="shared")
+    model = keras.Model(x, layers.Dense(3)(layers.Flatten()(shared(shared(x)))))
+    callback = ResponsePercentiles(DATA, [shared], PERCENTILES)
+    fitted(model, callback)
+    want = np.percentile(np.concatenate([2 * DATA, 4 * DATA]), PERCENTILES)
+    np.testing.assert_allclose(callback.history["shared"][0], want, rtol=1e-6)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.flatten, self.dense = kn.GroupNormalization(2, name="norm"), layers.Flatten(), layers.Dense(3)
+        self.unused = layers.Rescaling(2.0, name="unused")
+
+    def call(self, inputs):
+        return self.dense(self.flatten(self.norm(inputs)))
+
+
+def test_a_subclassed_model_without_a_training_argument_is_recorded_too():
+    model, callback = Subclassed(), ResponsePercentiles(DATA, every=6)
+    model(DATA)
+    fitted(model, callback)
+    np.testing.assert_allclose(
+        callback.history["norm"][-1], np.percentile(array(model.norm(DATA)), [1, 20, 80, 99]), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_bfloat16_responses_are_recorded_in_float32():
+    x = keras.Input((6, 6, 4))
+    norm = kn.GroupNormalization(2, dtype="mixed_bfloat16", name="norm")
+    callback = ResponsePercentiles(DATA, percentiles=[50], every=6)
+    model = fitted(keras.Model(x, layers.Dense(3)(layers.Flatten()(norm(x)))), callback)
+    want = np.percentile(array(keras.ops.cast(norm(DATA), "float32")), [50])
+    assert model.get_layer("norm").compute_dtype == "bfloat16"
+    np.testing.assert_allclose(callback.history["norm"][-1], want, atol=1e-5)
+
+
+def test_an_error_in_a_record_leaves_the_layers_as_they_were():
+    model = seeded()
+    with pytest.raises(Exception, match=r"incompatible|expected"):
+        fitted(model, ResponsePercentiles(DATA[..., :3]))
+    assert all("call" not in vars(layer) for layer in model.layers)
+
+
+@tensorflow_only
+def test_tensorboard_reads_a_chart_for_each_layer_with_a_run_for_each_percentile(tmp_path):
+    callback = ResponsePercentiles(DATA, ["ours", "conv"], PERCENTILES, every=2, log_dir=tmp_path)
+    fitted(seeded(), callback)
+    assert {path.name for path in tmp_path.iterdir()} == {f"percentile_{p:g}" for p in PERCENTILES}
+    for k, p in enumerate(PERCENTILES):
+        found = events(tmp_path / f"percentile_{p:g}")
+        assert list(found) == ["ours", "conv"]
+        for name, points in found.items():
+            steps, values = zip(*points, strict=True)
+            assert list(steps) == callback.steps == [0, 2, 4, 6]
+            np.testing.assert_allclose(values, callback.history[name][:, k], rtol=1e-6)
+
+
+def events(folder):
+    """The scalars that were written to a folder: by tag, pairs of step and value."""
+    import tensorflow as tf
+
+    found = {}
+    (file,) = folder.iterdir()
+    for record in tf.data.TFRecordDataset(str(file)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            assert value.metadata.plugin_data.plugin_name == "scalars" or found[value.tag]  # said at the first point
+            found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
+    return found
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow can")
+def test_there_is_no_tensorboard_without_tensorflow(tmp_path):
+    with pytest.raises(ValueError, match=rf"log_dir must be None, .* on backend '{BACKEND}' \(plot `history`\)"):
+        ResponsePercentiles(DATA, log_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"every": 0}, ValueError, "every must be a positive number of steps. Received: every=0"),
+        ({"every": 2.0}, TypeError, "every must be an integer. Received: every=2.0 (float)"),
+        ({"percentiles": []}, ValueError, "percentiles must be numbers from 0 to 100, at least one. Received: percent"),
+        ({"percentiles": [1, 101]}, ValueError, "percentiles must be numbers from 0 to 100"),
+        ({"percentiles": ["1"]}, TypeError, "percentiles must be a number. Received: percentiles='1' (str)"),
+        ({"training": "yes"}, TypeError, "training must be True or False. Received: training='yes' (str)"),
+        ({"layers": "conv"}, TypeError, "layers must list layers or their names, or be None for every normalization."),
+        ({"layers": []}, TypeError, "layers must list layers or their names"),
+        ({"layers": [3]}, TypeError, "Received: layers=[3]"),
+    ],
+)
+def test_a_wrong_argument_is_refused_when_it_is_given(arguments, error, words):
+    with pytest.raises(error) as raised:
+        ResponsePercentiles(DATA, **arguments)
+    assert words in str(raised.value) and str(raised.value).startswith("ResponsePercentiles: ")
+
+
+def plain():
+    return keras.Sequential([keras.Input((6, 6, 4)), layers.Flatten(), layers.Dense(3)])
+
+
+def subclassed():
+    model = Subclassed()
+    model(DATA)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "words"),
+    [
+        (seeded, ["conv", "conv9"], "layers must be layers of the model. Received: 'conv9', model="),
+        (seeded, ["conv9"], "(layers: conv, ours, dropout, keras, flatten, dense)"),
+        (plain, None, "the model must have a normalization"),
+        (seeded, ["conv", "conv"], "each layer must have a name of its own. Received: layers ['conv', 'conv']"),
+        (subclassed, ["unused"], "the model must call every layer. Received: 'unused'"),
+        (seeded, [layers.Dense(3, name="alien")], "the model must call every layer. Received: 'alien'"),
+    ],
+)
+def test_a_layer_that_cannot_be_recorded_is_refused_when_fit_begins(model, names, words):
+    keras.backend.clear_session()
+    with pytest.raises(ValueError) as raised:
+        fitted(model(), ResponsePercentiles(DATA, names))
+    assert words in str(raised.value) and str(raised.value).startswith("ResponsePercentiles: ")
+
+
+def test_a_model_that_is_not_built_is_refused():
+    with pytest.raises(ValueError, match=r"ResponsePercentiles: the model must be built\. Received: model="):
+        fitted(Subclassed(), ResponsePercentiles(DATA))
