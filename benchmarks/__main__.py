@@ -1,7 +1,7 @@
 """Times each layer and its peers, forward and with the gradient, as a multiple of what the memory allows.
 
 The unit of a time is the limit: the bytes that must move (forward: read x, write y; with the gradient three more: read
-x and dy, write dx) at the bandwidth of a copy measured in the same run. Layers and peers take turns, so that a
+x and dy, write dx) at the bandwidth of the quickest copy of the same run. Layers and peers take turns, so that a
 machine that slows down slows all of them; a number is the median of the turns. Prints a table; writes it as CSV and as
 a bar chart. With `--steps` it times whole training steps of a ResNet-50 instead.
 

@@ -61,41 +61,45 @@ def table(rows: list[Any]) -> str:
 
 
 def draw_layers(rows: list[Any], path: Path) -> None:
-    """A group of bars for each layer and shape, a bar for each contender."""
-    groups = list(dict.fromkeys((row.layer, row.shape) for row in rows))
-    values = {(row.layer, row.shape, row.contender): row.both_limits for row in rows}
-    names = list(dict.fromkeys(row.contender for row in rows))
-    bars = {name: [values.get((*group, name)) for group in groups] for name in names}
-    labels = [f"{layer}\n{shape}" for layer, shape in groups]
-    title = f"forward and gradient: {rows[0].mode}, {rows[0].dtype}"
-    _draw(labels, bars, "time / limit of the bytes", title, path, limit=1.0)
+    """A panel for each layer, in it a group of bars for each shape, a bar for each contender."""
+    layers, names = (list(dict.fromkeys(getattr(row, field) for row in rows)) for field in ("layer", "contender"))
+    figure, panels = plt.subplots(
+        len(layers), 1, figsize=(9, 1 + 2.2 * len(layers)), layout="constrained", squeeze=False
+    )
+    for axes, layer in zip(panels[:, 0], layers, strict=True):
+        found = {(row.shape, row.contender): row.both_limits for row in rows if row.layer == layer}
+        _bars(axes, found, names)
+        axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
+        axes.set(ylabel="time / limit", title=layer)
+    _save(figure, panels[0, 0], f"forward and gradient: {rows[0].mode}, {rows[0].dtype}", path)
 
 
 def draw_steps(rows: list[Any], path: Path) -> None:
     """A group of bars for each run and batch size, a bar for each normalization."""
-    groups = list(dict.fromkeys((row.run, row.batch) for row in rows))
-    values = {(row.run, row.batch, row.normalization): row.step_ms / row.batch for row in rows}
     names = list(dict.fromkeys(row.normalization for row in rows))
-    bars = {name: [values.get((*group, name)) for group in groups] for name in names}
-    labels = [f"{run}\nbatch {batch}" for run, batch in groups]
+    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    _bars(axes, {(f"{row.run}\nbatch {row.batch}", row.normalization): row.step_ms / row.batch for row in rows}, names)
+    axes.set_ylabel("ms / image of a replica")
     title = f"a training step of ResNet-50, {rows[0].image_size} pixels, {rows[0].dtype}"
-    _draw(labels, bars, "ms / image a replica", title, path)
+    _save(figure, axes, title, path)
 
 
-def _draw(
-    labels: list[str], bars: dict[str, list], ylabel: str, title: str, path: Path, limit: float | None = None
-) -> None:
-    figure, axes = plt.subplots(figsize=(max(6, 0.35 * len(labels) * len(bars)), 4), layout="constrained")
-    width = 0.8 / len(bars)
-    for i, (name, heights) in enumerate(bars.items()):
-        found = [(place, height) for place, height in enumerate(heights) if height is not None]
-        offset = (i - (len(bars) - 1) / 2) * width
-        axes.bar([place + offset for place, _ in found], [height for _, height in found], width, label=name)
-    if limit is not None:
-        axes.axhline(limit, color="black", linewidth=0.8, linestyle=":")
-    axes.set_xticks(range(len(labels)), labels, fontsize=8)
-    axes.set(ylabel=ylabel, title=title)
-    figure.legend(loc="outside lower center", ncols=min(4, len(bars)), frameon=False, fontsize=8)
+def _bars(axes: Any, heights: dict[tuple[str, str], float], names: list[str]) -> None:
+    """A group for each first key, a bar in the colour of its name for each second."""
+    groups, width = list(dict.fromkeys(group for group, _ in heights)), 0.8 / len(names)
+    for i, name in enumerate(names):
+        found = [(place, heights[group, name]) for place, group in enumerate(groups) if (group, name) in heights]
+        offset = (i - (len(names) - 1) / 2) * width
+        axes.bar(
+            [place + offset for place, _ in found], [height for _, height in found], width, color=f"C{i}", label=name
+        )
+    axes.set_xticks(range(len(groups)), groups)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+
+
+def _save(figure: Any, with_names: Any, title: str, path: Path) -> None:
+    handles, names = with_names.get_legend_handles_labels()
+    figure.suptitle(title)
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -16,6 +16,8 @@ from keras_norm.arguments import Tensor
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+elif keras.backend.backend() == "jax":
+    import jax
 
 Mode = Literal["auto", "always", "never"]
 _MODES = ("auto", "always", "never")
@@ -52,6 +54,13 @@ def set_mode(mode: Mode) -> None:
 def mode() -> Mode:
     """What `set_mode` was last told."""
     return _mode
+
+
+def has_accelerator() -> bool:
+    """Whether the backend computes on a GPU or TPU."""
+    if keras.backend.backend() == "tensorflow":
+        return any(tf.config.list_physical_devices(kind) for kind in ("GPU", "TPU"))
+    return keras.backend.backend() == "jax" and jax.default_backend() != "cpu"
 
 
 def in_xla() -> bool:
@@ -109,7 +118,7 @@ def is_wanted() -> bool:
         return False
     if not tf.executing_eagerly() and _is_export():
         return False
-    return _mode == "always" or bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
+    return _mode == "always" or has_accelerator()
 
 
 def _is_export() -> bool:

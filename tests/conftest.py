@@ -13,12 +13,19 @@ from keras_norm import compilation
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--compilation", choices=["auto", "always", "never"], default="auto", help="keras_norm.compilation.set_mode"
+        "--compilation",
+        choices=["auto", "always", "never", "as on a GPU"],
+        default="auto",
+        help="keras_norm.compilation.set_mode; the last has the library find a GPU and compute on the CPU",
     )
 
 
 def pytest_configure(config):
-    compilation.set_mode(config.getoption("--compilation"))
+    chosen = config.getoption("--compilation")
+    if chosen == "as on a GPU":
+        chosen = "always"
+        compilation.has_accelerator = lambda: True
+    compilation.set_mode(chosen)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from replicas import models, parts, processes
 from keras_norm.replicas import sum_over_replicas
 
 COUNTS = list(parts.SIZES)
-MODES = {1: "auto", 2: "always", 4: "auto"}  # of compilation: on two replicas the layers run as on two GPUs
+WAYS = {1: "as it is", 2: "as on a GPU", 4: "as it is"}  # on two replicas the layers compile themselves
 CASES = [(count, sizes) for count in COUNTS for sizes in parts.SIZES[count]]
 every_count = pytest.mark.parametrize("count", COUNTS)
 every_case = pytest.mark.parametrize(("count", "sizes"), CASES, ids=[str(sizes) for _, sizes in CASES])
@@ -25,7 +25,7 @@ def found(tmp_path_factory):
     """`found(count)` is what `on_replicas.py` found, by name."""
     folder = tmp_path_factory.mktemp("replicas")
     running = {
-        count: processes.start("on_replicas.py", count, folder / f"{count}.npz", MODES[count]) for count in COUNTS
+        count: processes.start("on_replicas.py", count, folder / f"{count}.npz", WAYS[count]) for count in COUNTS
     }
 
     @cache
