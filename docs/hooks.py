@@ -13,7 +13,12 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+PAGES = {
+    "README.md": "index.md",
+    "tutorials/README.md": "tutorials/index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
 NOTEBOOKS = sorted((ROOT / "tutorials").glob("[0-9]*.ipynb"))
 
 FENCE = re.compile(r"(^ *(`{3,}).*?^ *\2 *$)", re.MULTILINE | re.DOTALL)
@@ -25,10 +30,8 @@ CODE = re.compile(r"(<a\b.*?</a>|<h\d.*?</h\d>|<pre.*?</pre>)|<code>(?:kn\.|kera
 
 def on_config(config):
     """Lists the notebooks in the navigation."""
-    tutorials = next(section for section in config.nav if "Tutorials" in section)
-    tutorials["Tutorials"] = [{_short_title(path): f"tutorials/{path.stem}.md"} for path in NOTEBOOKS]
-    if not NOTEBOOKS:
-        config.nav.remove(tutorials)
+    tutorials = next(section["Tutorials"] for section in config.nav if "Tutorials" in section)
+    tutorials += [{_short_title(path): f"tutorials/{path.stem}.md"} for path in NOTEBOOKS]
     return config
 
 
@@ -105,22 +108,20 @@ def _output(output, stem, pictures):
 
 def _short_title(path):
     """01_batch_size.ipynb: Batch size."""
-    return path.stem.split("_", 1)[1].replace("_", " ").capitalize()
+    return path.stem.split("_", 1)[1].replace("_", " ").capitalize().replace("gans", "GANs")
 
 
 def _repository_path(uri):
     """Where the source of a page of the site is."""
     sources = {page: path for path, page in PAGES.items()}
-    if uri.startswith("tutorials/"):
-        return uri
-    return sources.get(uri, f"docs/{uri}")
+    return sources.get(uri) or (uri if uri.startswith("tutorials/") else f"docs/{uri}")
 
 
 def _site_path(path):
     """Where a file of the repository is in the site."""
-    if path.startswith("tutorials/") and (ROOT / path) in NOTEBOOKS:
+    if ROOT / path in NOTEBOOKS:
         return path.replace(".ipynb", ".md")
-    return PAGES.get(path, path.removeprefix("docs/"))
+    return PAGES.get(path) or path.removeprefix("docs/")
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import pytest
 from backends import tensorflow_only
 
 import keras_norm
-from keras_norm import distribute, functional, models, schedules
+from keras_norm import callbacks, distribute, functional, models, schedules
 
 ROOT = Path(__file__).parent.parent
 WITHOUT_MKDOCS = importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None
@@ -73,11 +73,9 @@ def defined_in(module):
 
 def public_names():
     names = [f"keras_norm.{name}" for name, value in vars(keras_norm).items() if name[0] != "_" and callable(value)]
-    for module in (distribute, functional, models, schedules):
+    for module in (callbacks, distribute, functional, models, schedules):
         names += defined_in(module)
-    if importlib.util.find_spec("keras_norm.callbacks"):
-        names += defined_in(importlib.import_module("keras_norm.callbacks"))
-    return names
+    return [*names, "keras_norm.compilation.set_mode", "keras_norm.compilation.mode"]
 
 
 def broken(pages, site):
