@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import matplotlib
@@ -77,6 +77,7 @@ class Run(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what the command line asks for."""
     args = argument_parser().parse_args(arguments)
+    tf.get_logger().setLevel("ERROR")  # that each network is traced anew is no mistake here
     # Each device holds a thread while it waits for the sums of the others.
     tf.config.threading.set_inter_op_parallelism_threads(4 * args.devices)
     strategy = tf.distribute.MirroredStrategy(devices(args.devices))
@@ -212,6 +213,7 @@ def draw(runs: list[Run], path: Path) -> None:
 
 def deployment(model: keras.Model, images: ImageData) -> str:
     """What folding does to the files, to the time of a prediction and to the predictions, as a Markdown table."""
+    model = copy(model)  # a compiled model is saved with the state of its optimizer
     folded = models.fold_batch_normalization(model)
     x, _ = next(images.test(1).as_numpy_iterator())
     rows = [measured(name, each, x) for name, each in (("frozen", model), ("folded", folded))]
@@ -224,7 +226,7 @@ def measured(name: str, model: keras.Model, x: np.ndarray) -> str:
     """Sizes of the files, and the median time of a prediction for one image."""
     with tempfile.TemporaryDirectory() as folder:
         saved, exported = Path(folder, "model.keras"), Path(folder, "model.tflite")
-        model.save(saved, include_optimizer=False)
+        model.save(saved)
         loaded = keras.models.load_model(saved)  # as it is deployed: without the strategy of its training
         loaded.export(exported, format="litert", verbose=False)
         with warnings.catch_warnings():

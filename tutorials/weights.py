@@ -4,15 +4,16 @@
     python tutorials/weights.py --part classifier --dataset cifar10 --epochs 20
     python tutorials/weights.py --part gan --dataset fashion_mnist --steps 4000
 
-classifier: a plain network of eight convolutions, too deep to start by itself, with no normalization, with weight
-normalization as it is, with its data-dependent initialization, with mean-only batch normalization beside it, and with
-batch normalization (Salimans & Kingma, Weight Normalization, NeurIPS 2016, https://arxiv.org/abs/1602.07868).
+classifier: a plain network of eight convolutions, too deep to start well from Keras' initialization, with no
+normalization (and from an initialization made for ReLU), with weight normalization as it is, with its data-dependent
+initialization, with mean-only batch normalization beside it, and with batch normalization (Salimans & Kingma,
+Weight Normalization, NeurIPS 2016, https://arxiv.org/abs/1602.07868).
 
 gan: a generator against a discriminator that takes five steps to its one, at a learning rate that is far too high
 for a plain discriminator (Miyato et al., Spectral Normalization, ICLR 2018, https://arxiv.org/abs/1802.05957).
 
 To remember: weight normalization by itself starts where the plain network starts, its data-dependent initialization
-is what makes deep networks train; spectral normalization bounds what a discriminator can do, so that its gradients
+is what makes a deep network train; spectral normalization bounds what a discriminator can do, so that its gradients
 stay useful at any learning rate.
 """
 
@@ -21,7 +22,7 @@ import csv
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,6 +101,12 @@ def plain(convolution: keras.layers.Layer) -> list[keras.layers.Layer]:
     return [convolution]
 
 
+def from_he(convolution: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The same, from random weights whose variance was made for ReLU."""
+    convolution.kernel_initializer = keras.initializers.HeNormal()
+    return [convolution]
+
+
 def weight_normalized(convolution: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The length of each filter trained apart from its direction."""
     return [kn.WeightNormalization(convolution)]
@@ -118,6 +125,7 @@ def batch_normalized(convolution: keras.layers.Layer) -> list[keras.layers.Layer
 # How the convolutions are made, and whether they start from data.
 CLASSIFIERS = {
     "none": (plain, False),
+    "none, He start": (from_he, False),
     "weight norm, no data": (weight_normalized, False),
     "weight norm": (weight_normalized, True),
     "weight norm + mean-only": (with_mean_only, True),
@@ -146,6 +154,7 @@ def compare_classifiers(data: ImageData, args: argparse.Namespace) -> None:
             epochs += train_classifier(data, name, seed, args)
             print(f"{name:>24}, seed {seed}: error {epochs[-1].error:5.1f} % ({time.monotonic() - start:.0f} s)")
     write(args.output / "weights_classifier.csv", Epoch, epochs)
+    print(table("normalization", f"test error % after {args.epochs} epochs", last(epochs, CLASSIFIERS)))
     draw_curves(epochs, args.output / "weights_classifier.png")
 
 
@@ -195,7 +204,7 @@ def draw_curves(epochs: list[Epoch], path: Path) -> None:
     axes.set_yscale("log")
     axes.set_yticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
     axes.set_xlabel("epoch")
-    axes.set_ylabel("test error (%)")
+    axes.set_ylabel("test error (%), mean and range of the seeds")
     axes.set_title(f"{epochs[0].dataset}: eight convolutions, no residuals")
     axes.grid(alpha=0.3)
     figure.legend(title="normalization", loc="outside right center")
@@ -243,8 +252,13 @@ def compare_discriminators(data: ImageData, args: argparse.Namespace) -> None:
             distance = run[-1].frechet_distance
             print(f"{name:>24}, seed {seed}: distance {distance:5.1f} ({time.monotonic() - start:.0f} s)")
     write(args.output / "weights_gan.csv", Step, steps)
+    print(table("discriminator", f"Fréchet distance after {args.steps} steps", last(steps, DISCRIMINATORS)))
     draw_samples(real["train"], trained, steps, args.output / "weights_gan.png")
     draw_singular_values(trained, args.output / "weights_singular_values.png")
+    for name, gan in trained.items():
+        pairs = zip(gan.before.values(), gan.after.values(), strict=True)
+        tops = ", ".join(f"{before[0]:.2f} to {after[0]:.2f}" for before, after in pairs)
+        print(f"{name:>24}, seed 0: largest singular values, layer by layer, from {tops}")
 
 
 def pixels(split: tf.data.Dataset) -> np.ndarray:
@@ -372,8 +386,8 @@ def draw_samples(real: np.ndarray, trained: dict[str, Trained], steps: list[Step
     for axes, (name, images) in zip(panels, shown.items(), strict=False):
         framed = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=0)
         rows = [np.concatenate(framed[i : i + 8], 1) for i in range(0, 64, 8)]
-        axes.imshow((np.concatenate(rows, 0) + 1) / 2, cmap="gray")
-        axes.set_title("real" if name == "real" else f"discriminator: {name}")
+        axes.imshow((np.concatenate(rows, 0) + 1) / 2, cmap="gray", vmin=0, vmax=1)
+        axes.set_title("real" if name == "real" else f"generated, discriminator: {name}")
         axes.axis("off")
     for name in trained:
         of_name = [s for s in steps if s.discriminator == name]
@@ -383,7 +397,8 @@ def draw_samples(real: np.ndarray, trained: dict[str, Trained], steps: list[Step
         panels[-1].fill_between(counts, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
     panels[-1].set_ylim(bottom=0)
     panels[-1].set_xlabel("steps of the generator")
-    panels[-1].set_title("Fréchet distance to the test images")
+    panels[-1].set_ylabel("Fréchet distance to the test images")
+    panels[-1].set_title("mean and range of the seeds")
     panels[-1].grid(alpha=0.3)
     panels[-1].legend(title="discriminator")
     figure.savefig(path, dpi=150)
@@ -392,24 +407,39 @@ def draw_samples(real: np.ndarray, trained: dict[str, Trained], steps: list[Step
 
 def draw_singular_values(trained: dict[str, Trained], path: Path) -> None:
     """Each layer's singular values before and after training, a panel for each discriminator."""
-    figure, panels = plt.subplots(1, len(trained), figsize=(9, 3.7), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, len(trained), figsize=(11, 3.7), sharey=True, layout="constrained")
     for axes, (name, gan) in zip(panels, trained.items(), strict=True):
         for i, layer in enumerate(gan.after):
-            for values, style, when in ((gan.before[layer], ":", "before"), (gan.after[layer], "-", "after")):
+            for values, style, fill, when in (
+                (gan.before[layer], ":", "none", "before"),
+                (gan.after[layer], "-", "full", "after"),
+            ):
                 place = np.linspace(0, 1, len(values)) if len(values) > 1 else [0]
-                axes.plot(place, values, style, marker="." if len(values) == 1 else "", color=f"C{i}")
-                axes.plot([], [], style, color=f"C{i}", label=f"{layer}, {when}")
+                marker = "o" if len(values) == 1 else ""  # a layer of one unit has one singular value
+                axes.plot(place, values, style, marker=marker, fillstyle=fill, color=f"C{i}", label=f"{layer}, {when}")
         axes.set_yscale("log")
         axes.set_title(f"discriminator: {name}")
-        axes.set_xlabel("rank of the singular value, largest to smallest")
+        axes.set_xlabel("rank of the singular value (0: largest, 1: smallest)")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("singular value")
-    panels[-1].legend(fontsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), title="training", loc="outside right center")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
 # Both
+
+
+def last(rows: list[Any], names: Iterable[str]) -> dict[str, np.ndarray]:
+    """What each kind came to at the end, seed by seed: the second field of a row is its kind, the last its value."""
+    kind, value = rows[0]._fields[1], rows[0]._fields[-1]
+    return {name: by_seed([row for row in rows if getattr(row, kind) == name], value)[:, -1] for name in names}
+
+
+def table(kind: str, measure: str, values: dict[str, np.ndarray]) -> str:
+    """Mean and standard deviation over the seeds, as a Markdown table."""
+    rows = [f"| {name} | {v.mean():.1f} ± {v.std(ddof=len(v) > 1):.1f} |" for name, v in values.items()]
+    return "\n".join(["", f"| {kind} | {measure} |", "| --- | --- |", *rows])
 
 
 def by_seed(rows: list[Any], field: str) -> np.ndarray:

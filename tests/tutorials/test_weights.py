@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import weights
 from backends import tensorflow_only
-from weights import CLASSIFIERS, DISCRIMINATORS, frechet_distance, singular_values
+from weights import CLASSIFIERS, DISCRIMINATORS, Epoch, frechet_distance, last, singular_values, table
 
 from keras_norm.reparametrization import SpectralNormalization
 
@@ -35,6 +35,13 @@ def test_both_experiments_write_their_numbers_and_pictures(data_dir, tmp_path):
     assert all(float(row["frechet_distance"]) > 0 for row in rows)
     for picture in ("weights_classifier.png", "weights_gan.png", "weights_singular_values.png"):
         assert (output / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_has_mean_and_standard_deviation_of_the_last_epoch_over_the_seeds():
+    errors = {(0, 1): 9.0, (0, 2): 3.0, (1, 1): 8.0, (1, 2): 5.0}
+    epochs = [Epoch("digits", name, seed, epoch, 1.0, e) for name in CLASSIFIERS for (seed, epoch), e in errors.items()]
+    found = table("normalization", "error", last(epochs, CLASSIFIERS))
+    assert found.splitlines()[3:] == [f"| {name} | 4.0 ± 1.4 |" for name in CLASSIFIERS]
 
 
 def test_the_frechet_distance_of_a_set_to_itself_is_0():
