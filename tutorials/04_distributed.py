@@ -130,8 +130,9 @@ def standardize(images, labels):
 
 
 def train_batches(size):
-    """Batches of exactly so many training images, in the same order in every run."""
-    batches = train.shuffle(train_size, seed=0).take(train_size // size * size).batch(size)
+    """Batches of exactly so many training images, in the same order in every run and epoch."""
+    shuffled = train.shuffle(train_size, seed=0, reshuffle_each_iteration=False)
+    batches = shuffled.batch(size, drop_remainder=True)
     return batches.map(standardize, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
@@ -213,8 +214,8 @@ display(
 )
 
 # %% [markdown]
-# Synchronized Batch Normalization and one device differ by rounding in each step, which a training at so small a batch
-# makes larger from step to step: the curves are close, and not the same.
+# Synchronized Batch Normalization on two devices and Batch Normalization on one differ by rounding in each step, and a
+# training makes such differences larger from step to step: the curves begin together, and need not end so.
 #
 # ## Two workers
 #
@@ -302,5 +303,5 @@ display(Markdown(f"Largest difference between the weights of the workers, moving
 # ## Exercises
 #
 # 1. Set `IMAGES_A_REPLICA` to 8. What becomes of the difference between the three normalizations on two devices?
-# 2. Train the two workers with `synchronized=False`. Their replicas see different images, and still all weights come out
-#    the same, moving statistics included: what must the layer do with the latter?
+# 2. Train the two workers with `synchronized=False`. Their replicas see different images, and still all weights come
+#    out the same, moving statistics included: what must the layer do with the latter?

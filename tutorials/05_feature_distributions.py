@@ -194,9 +194,9 @@ display(
 
 # %% [markdown]
 # With a normalization the inputs of each convolution were standardized one layer before, and its responses depend on its
-# own weights alone. Without, each layer passes on what all the layers before it have
-# grown by. All three networks learn the digits, as VGG-16 learns ImageNet in the paper without a normalization: this
-# figure shows how a network is at work, and its test error is no verdict.
+# own weights alone. Without, each layer passes on what all the layers before it have grown by. All three networks learn
+# their task, as VGG-16 learns ImageNet in the paper without a normalization: this figure shows how a network works
+# inside, and its test error is no verdict.
 #
 # ## In TensorBoard
 #
