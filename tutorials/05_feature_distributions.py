@@ -193,10 +193,10 @@ display(
 )
 
 # %% [markdown]
-# With a normalization the inputs of each convolution were standardized one layer before, and its responses depend on its
-# own weights alone. Without, each layer passes on what all the layers before it have grown by. All three networks learn
-# their task, as VGG-16 learns ImageNet in the paper without a normalization: this figure shows how a network works
-# inside, and its test error is no verdict.
+# With a normalization the inputs of each convolution were standardized one layer before, and its responses depend on
+# its own weights alone. Without, each layer passes on what all the layers before it have grown by. All three networks
+# learn their task, as VGG-16 learns ImageNet in the paper without a normalization: this figure shows how a network
+# works inside, and its test error is no verdict.
 #
 # ## In TensorBoard
 #
@@ -225,5 +225,5 @@ for run in sorted(path.parent.relative_to(LOGS) for path in LOGS.rglob("events.*
 #
 # 1. Record the first convolution too, by `layers=["conv1_1", LAST]`. How far does it drift without normalization, and
 #    why less than the last?
-# 2. Train all three networks at learning rates of 0.1 and 0.5. Which of them still learn, and what do the percentiles say
-#    of one that does not?
+# 2. Train all three networks at learning rates of 0.1 and 0.5. Which of them still learn, and what do the percentiles
+#    say of one that does not?
