@@ -172,7 +172,7 @@ def _is_per_channel(x: Tensor, gamma: Tensor, moments: Any, mask: Tensor | None)
 def _by_fused_kernel(x: Tensor, gamma: Tensor, beta: Tensor, moments: Any, epsilon: float) -> Tensor:
     """The formula and its gradient by the kernel of TensorFlow that takes a third of the time on a CPU.
 
-    Its own moments are not used: at mean/std 1e4 their variance is off by 1e-3, and without oneDNN eight-fold.
+    Its own moments are not used: their variance is off by 6e-6 over 50,000 positions, and by more over more.
     """
     shape, channels = inferred_shape(x), x.shape[-1]
     gamma, beta = (tf.broadcast_to(tf.reshape(t, [-1]), [channels]) for t in (gamma, beta))
