@@ -1,5 +1,6 @@
 """Normalization layers for Keras 3 and TensorFlow: one formula, many sets."""
 
+from keras_norm import callbacks as callbacks
 from keras_norm import compilation as compilation
 from keras_norm import distribute as distribute
 from keras_norm import functional as functional
