@@ -204,8 +204,8 @@ display(
             f"{size} clips of {frames} frames: {winner} is ahead."
             for winner, (frames, size) in zip(winners, SETTINGS, strict=True)
         )
-        + f"\n\nOne seed. By chance of the {test_size} test clips alone the lowest of the errors, {100 * share:.1f} %, has "
-        f"a standard deviation of {chance:.1f} points, and the others more."
+        + f"\n\nOne seed. By chance of the {test_size} test clips alone the lowest of the errors, "
+        f"{100 * share:.1f} %, has a standard deviation of {chance:.1f} points, and the others more."
     )
 )
 
