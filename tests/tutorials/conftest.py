@@ -4,6 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow_datasets as tfds
+
+import keras_norm.digits  # noqa: F401  registers "digits"
 
 TUTORIALS = Path(__file__).parents[2] / "tutorials"
 sys.path.insert(0, str(TUTORIALS))
@@ -11,4 +14,6 @@ sys.path.insert(0, str(TUTORIALS))
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("tensorflow_datasets")
+    folder = tmp_path_factory.mktemp("tensorflow_datasets")
+    tfds.builder("digits", data_dir=folder).download_and_prepare()  # says things of an empty folder, once
+    return folder
