@@ -1,7 +1,7 @@
 """What happens inside a model, recorded while it trains."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from keras_norm.models.kinds import is_normalization
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
+elif backend.backend() == "torch":
+    import torch
 
 
 class ResponsePercentiles(keras.callbacks.Callback):
@@ -208,7 +210,7 @@ def _responses(model: keras.Model, layers: dict[str, Layer], data: Any, training
     inputs = tree.map_structure(ops.convert_to_tensor, data)
     kwargs = {"training": training} if model._call_has_training_arg else {}
     # What the call assigns to variables, and what it adds to losses, ends with the scope.
-    with _watched(layers, outputs), keras.StatelessScope():
+    with _watched(layers, outputs), keras.StatelessScope(), _own_randomness():
         model(inputs, **kwargs)
     for name, calls in outputs.items():
         if not calls:
@@ -236,6 +238,11 @@ def _watched(layers: dict[str, Layer], outputs: dict[str, list[Tensor]]) -> Iter
     finally:
         for layer in layers.values():
             object.__delattr__(layer, "call")
+
+
+def _own_randomness() -> AbstractContextManager[Any]:
+    """Keeps what is drawn from the rest: on torch Keras takes dropout from one generator for all."""
+    return torch.random.fork_rng() if backend.backend() == "torch" else nullcontext()
 
 
 def _values(output: Tensor) -> np.ndarray:
