@@ -240,9 +240,10 @@ for ax in (here, paper):
     ax.set(xlabel="groups (1 is LN)", ylabel="error (%)")
     ax.grid(alpha=0.3)
     ax.legend()
-    above = ax.secondary_xaxis("top", functions=(lambda g: CHANNELS / g, lambda c: CHANNELS / c))
-    above.set_xticks(list(PAPER_GROUPS), [f"{g}" for g in PAPER_GROUPS])
-    above.set_xlabel("channels in a group (1 is IN)")
+    above = ax.twiny()
+    above.set(xscale="log", xlim=ax.get_xlim(), xlabel="channels in a group (1 is IN)")
+    above.set_xticks(list(PAPER_GROUPS), [f"{CHANNELS // g}" for g in PAPER_GROUPS])
+    above.minorticks_off()
 plt.show()
 
 # %% [markdown]
