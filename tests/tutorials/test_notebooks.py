@@ -92,3 +92,9 @@ def test_its_links_lead_somewhere(path):
 
 def test_the_links_of_the_readme_lead_somewhere():
     assert broken_links((TUTORIALS / "README.md").read_text()) == []
+
+
+def test_the_readme_lists_every_notebook():
+    listed = re.findall(r"\]\((\w+)\.ipynb\)", (TUTORIALS / "README.md").read_text())
+    assert listed == [path.stem for path in NOTEBOOKS]
+    assert len(listed) == 8
