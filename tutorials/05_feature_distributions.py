@@ -146,8 +146,8 @@ runs = {name: trained(name) for name in NORMALIZATIONS}
 # %% [markdown]
 # ## The figure
 #
-# Four lines for each network: 1 % of all responses of the layer lie below the lowest, 1 % above the highest, and 60 %
-# between the two in the middle.
+# Four lines for each network: of a hundred responses of the layer one lies below the lowest, one above the highest, and
+# sixty between the two in the middle.
 
 # %%
 figure, panels = plt.subplots(1, len(runs), figsize=(13, 4), sharey=True, layout="constrained")
@@ -225,5 +225,5 @@ for run in sorted(path.parent.relative_to(LOGS) for path in LOGS.rglob("events.*
 #
 # 1. Record the first convolution too, by `layers=["conv1_1", LAST]`. How far does it drift without normalization, and
 #    why less than the last?
-# 2. Train all three networks at learning rates of 0.1 and 0.5. Which of them still learn, and what do the percentiles
+# 2. Train all three networks at learning rates of `0.1` and `0.5`. Which of them still learn, and what do the percentiles
 #    say of one that does not?

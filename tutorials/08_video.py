@@ -223,5 +223,5 @@ display(
 #
 # ## Exercises
 #
-# 1. Raise `NOISE` to 1.5, and train twice as long. What do the longer clips bring now?
+# 1. Raise `NOISE` to `1.5`, and train twice as long. What do the longer clips bring now?
 # 2. Give Batch Normalization cheap company: train it on 8 clips of 32 frames. Does it need the clips or the frames?
