@@ -17,7 +17,9 @@ SECONDS = 600  # they share a machine with other tests
 def start(script, *args, **variables):
     """Starts a script of this folder on the CPU."""
     paths = [str(ROOT), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(paths)} | variables
+    # Where a process crashes it then says where it was.
+    settings = {"CUDA_VISIBLE_DEVICES": "-1", "PYTHONFAULTHANDLER": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    environment = os.environ | settings | variables
     command = [sys.executable, str(HERE / script), *map(str, args)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
