@@ -96,9 +96,9 @@ print(f"{DATASET}: {train_size} training and {info.splits['test'].num_examples} 
 # sample and each column a channel.
 
 # %%
-images, _ = next(iter(test_batches))
+images, _ = standardize(pixels[:4], None)
 strides = max(image_shape[0] // 8, 1)
-x = layers.Conv2D(8, 3, strides, "same", kernel_initializer="he_normal")(images[:4]).numpy()
+x = layers.Conv2D(8, 3, strides, "same", kernel_initializer="he_normal")(images).numpy()
 print("x has shape", x.shape)
 
 

@@ -225,5 +225,5 @@ for run in sorted(path.parent.relative_to(LOGS) for path in LOGS.rglob("events.*
 #
 # 1. Record the first convolution too, by `layers=["conv1_1", LAST]`. How far does it drift without normalization, and
 #    why less than the last?
-# 2. Train all three networks at learning rates of `0.1` and `0.5`. Which of them still learn, and what do the percentiles
-#    say of one that does not?
+# 2. Train all three networks at learning rates of `0.1` and `0.5`. Which of them still learn, and what do the
+#    percentiles say of one that does not?
