@@ -24,14 +24,19 @@ UNIT = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}
 def found(tmp_path_factory):
     """`found(count)` is what `on_replicas.py` found, by name."""
     folder = tmp_path_factory.mktemp("replicas")
-    running = {
-        count: processes.start("on_replicas.py", count, folder / f"{count}.npz", WAYS[count]) for count in COUNTS
-    }
+
+    def started(count):
+        return processes.start("on_replicas.py", count, folder / f"{count}.npz", WAYS[count])
+
+    running = {count: started(count) for count in COUNTS}
 
     @cache
     def of(count):
-        processes.finish([running[count]])
-        return processes.results(folder / f"{count}.npz")
+        for _ in range(5):
+            if processes.finish_one(running[count]):
+                return processes.results(folder / f"{count}.npz")
+            running[count] = started(count)
+        raise AssertionError(f"TensorFlow crashed five times with {count} replicas")
 
     yield of
     processes.stop(running.values())
