@@ -48,9 +48,10 @@ def finish(processes):
 
 
 def finish_one(process):
-    """Waits until it has succeeded, or has crashed where Keras resets a strategy's iterator: False then.
+    """Waits until it has succeeded, or has crashed where Keras drops a strategy's iterator: False then.
 
-    TensorFlow does so on a loaded machine about once in six runs with one replica, between two epochs of `fit`.
+    With one replica and on a loaded machine TensorFlow does so about once in six runs, in `EpochIterator.reset` of
+    `evaluate`, whose iterator still reads ahead after the batch that built the model.
     """
     said, _ = process.communicate(timeout=SECONDS)
     if process.returncode == -signal.SIGSEGV and "epoch_iterator.py" in said:
