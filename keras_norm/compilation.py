@@ -116,9 +116,8 @@ def is_wanted() -> bool:
     """Whether what runs here is to be compiled by itself."""
     if keras.backend.backend() != "tensorflow" or _mode == "never" or in_xla():
         return False
-    if not tf.executing_eagerly() and _is_export():
-        return False
-    return _mode == "always" or has_accelerator()
+    asked = _mode == "always" or has_accelerator()
+    return asked and (tf.executing_eagerly() or not _is_export())
 
 
 def _is_export() -> bool:
