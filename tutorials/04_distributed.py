@@ -114,7 +114,9 @@ display(Markdown("\n".join(rows)))
 #
 # ## The data
 #
-# `batch` counts the images of all devices together. A batch that divides by the devices weighs every image alike.
+# `batch` counts the images of all devices together. A batch that divides by the devices weighs every image alike. Both
+# splits are read to the end before they are trained on: under a strategy Keras reads one batch and begins anew, and a
+# `cache()` that is given up while it fills may keep what it has and count as full.
 
 # %%
 (train, test), info = tfds.load(DATASET, split=["train", "test"], as_supervised=True, with_info=True)
@@ -137,7 +139,8 @@ def train_batches(size):
 
 
 test_batches = test.batch(500).map(standardize).prefetch(tf.data.AUTOTUNE)
-print(f"{DATASET}: {train_size} training and {info.splits['test'].num_examples} test images of {image_shape}")
+test_size = test.reduce(0, lambda count, _: count + 1)
+print(f"{DATASET}: {train_size} training and {test_size} test images of {image_shape}")
 
 # %% [markdown]
 # ## Training with two images on each device
@@ -197,7 +200,7 @@ axes.set_xlabel("epoch")
 axes.set_ylabel("test error (%)")
 axes.set_title(f"{DATASET}: {BATCH_SIZE} images a step, {IMAGES_A_REPLICA} on each of {REPLICAS} devices")
 axes.grid(alpha=0.3)
-axes.legend()
+figure.legend(loc="outside lower center", ncols=2)
 plt.show()
 
 # %%

@@ -74,6 +74,13 @@ def test_batches_are_full_and_come_in_another_order_each_epoch(data_dir):
     assert epochs[0] != epochs[1]
 
 
+def test_a_pass_that_stops_early_takes_no_images_away(data_dir):
+    for _ in range(10):  # without the care that `load` takes, about one in two loses images
+        digits = data.load("digits", data_dir=data_dir)
+        next(iter(digits.test(10)))
+        assert sum(len(labels) for _, labels in digits.test()) == 360
+
+
 def test_a_set_without_classes_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"must pair images of one size with class labels. Received: 'unlabeled'"):
         data.load("unlabeled", data_dir=tmp_path)
