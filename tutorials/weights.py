@@ -361,11 +361,10 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     |mean_a - mean_b|^2 + trace(C_a + C_b - 2 (C_a C_b)^(1/2)): 0 for sets that agree in both.
     """
     a, b = (x.reshape(len(x), -1).astype("float64") for x in (a, b))
-    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
-    values, vectors = np.linalg.eigh(cov_a)
-    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum()
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    shift = ((a.mean(0) - b.mean(0)) ** 2).sum()
+    a, b = ((x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b))
+    # C = x^T x, so that the trace of (C_a C_b)^(1/2) is the sum of the singular values of a b^T.
+    return float(shift + (a**2).sum() + (b**2).sum() - 2 * np.linalg.norm(a @ b.T, "nuc"))
 
 
 def singular_values(d: keras.Model) -> dict[str, np.ndarray]:
