@@ -195,7 +195,7 @@ def table(runs: list[Run]) -> str:
 
 def draw(runs: list[Run], path: Path) -> None:
     """Figure 1 of the paper: error against batch size, on a log axis that falls to the right."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, row in summary(runs).items():
         sizes = sorted(row)
         means, deviations = zip(*(row[size] for size in sizes), strict=True)
@@ -204,12 +204,11 @@ def draw(runs: list[Run], path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, map(str, sizes))
     axes.invert_xaxis()
-    axes.set_ylim(bottom=0)
     axes.set_xlabel("batch size (images a step, on each device)")
     axes.set_ylabel("test error (%)")
     axes.set_title(f"{runs[0].dataset}, {runs[0].epochs} epochs")
     axes.grid(alpha=0.3)
-    axes.legend(title="normalization")
+    figure.legend(title="normalization", loc="outside right upper")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
