@@ -105,15 +105,6 @@ def test_compiled_gradients_are_those_of_plain_operations_in_every_dtype(compili
 
 @every_case
 def test_gradients_of_gradients_equal_differences_of_gradients(compiling, case):
-    check_gradients_of_gradients(case)
-
-
-@every_case
-def test_gradients_of_plain_gradients_equal_differences_of_gradients(case):
-    check_gradients_of_gradients(case)
-
-
-def check_gradients_of_gradients(case):
     x, layer = random_input(2, 3, CHANNELS), built(case, (2, 3, CHANNELS), dtype="float64")
 
     def penalty(x):
