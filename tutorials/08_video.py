@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # In video, a small batch costs Batch Normalization what longer clips bring, and Group Normalization nothing
+# # In video, a smaller batch costs Batch Normalization accuracy that Group Normalization keeps
 #
 # A clip is many images, so that a device holds few clips: frames times clips is what memory allows. Longer clips tell
 # more of a motion; they also leave fewer of them in a batch, and Batch Normalization pays for that. Group Normalization
