@@ -27,7 +27,7 @@
 # | Batch Normalization | 23.6 | 23.7 | 24.8 | 27.3 | 34.7 |
 # | Group Normalization | 24.1 | 24.2 | 24.0 | 24.2 | 24.1 |
 #
-# The notebook takes about five minutes on two CPU cores.
+# The notebook takes about four minutes on two CPU cores.
 
 # %%
 import importlib.util

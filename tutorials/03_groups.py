@@ -29,7 +29,7 @@
 # | --- | --- | --- | --- | --- | --- | --- | --- |
 # | error | 24.4 | 24.5 | 24.2 | 24.3 | 24.8 | 25.6 | 28.4 |
 #
-# The notebook takes about two minutes on two CPU cores.
+# The notebook takes about one minute on two CPU cores.
 
 # %%
 import importlib.util

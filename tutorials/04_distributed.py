@@ -22,7 +22,7 @@
 # Normalization that is not synchronized. It does not measure a synchronized one there.
 #
 # Devices here are parts of the CPU, so that the notebook runs everywhere and alike; on GPUs it is the same code with
-# `tf.distribute.MirroredStrategy()`. It takes about three minutes on two CPU cores.
+# `tf.distribute.MirroredStrategy()`. It takes less than two minutes on two CPU cores.
 
 # %%
 import importlib.util

@@ -21,7 +21,7 @@
 # two, GN has the lower validation error in this network, by 0.4 percentage points (section 4.1).
 #
 # This notebook makes the figure for a small network of VGG's kind, by a callback of the package,
-# `keras_norm.callbacks.ResponsePercentiles`. It takes about two minutes on two CPU cores.
+# `keras_norm.callbacks.ResponsePercentiles`. It takes about one minute on two CPU cores.
 
 # %%
 import importlib.util

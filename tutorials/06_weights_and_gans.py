@@ -25,7 +25,7 @@
 #   score of 8.22 and a Fréchet inception distance of 21.7 on CIFAR-10 (their table 2), and trains at learning rates at
 #   which other discriminators fail (their figure 1).
 #
-# Here: a classifier of eight convolutions, then a small GAN, both on the digits, in less than three minutes on two CPU
+# Here: a classifier of eight convolutions, then a small GAN, both on the digits, in less than two minutes on two CPU
 # cores.
 
 # %%

@@ -32,7 +32,7 @@
 # 2021](https://arxiv.org/abs/2105.07576), folding for inference of [Jacob et al.
 # 2018](https://arxiv.org/abs/1712.05877), section 3.2.
 #
-# Here: the digits, one half of the classes first and the other half then, in less than three minutes on two CPU cores.
+# Here: the digits, one half of the classes first and the other half then, in less than two minutes on two CPU cores.
 
 # %%
 import importlib.util
