@@ -228,7 +228,8 @@ display(
 # sees the same number of clips in each setting: with fewer clips at a step it makes more steps, which helps whatever
 # learns slowly. So the first column is not only what a small batch does to the statistics; between the second setting
 # and the last the number of steps is the same. And it is the changes within a row that can be compared with the paper:
-# which normalization is ahead, and by how much, depends on how long both are trained.
+# which normalization is ahead, and by how much, depends on how long both are trained. Where the two
+# seeds disagree on the sign of a change, they tell of none.
 #
 # ## What to remember
 #
