@@ -59,10 +59,20 @@ def load(name: str, train_images: int | None = None, data_dir: str | None = None
     """
     splits = ["train" if train_images is None else f"train[:{train_images}]", "test"]
     (train, test), info = _load_splits(name, splits, data_dir)
-    train, test = _in_memory(train), _in_memory(test)
+    train, test = in_memory(train), in_memory(test)
     mean, deviation = _pixel_statistics(train)
     image, label = (info.features[key] for key in info.supervised_keys)
     return ImageData(image.shape, label.num_classes, int(train.cardinality()), mean, deviation, train, test)
+
+
+def in_memory(split: tf.data.Dataset) -> tf.data.Dataset:
+    """`split`, cached, read to the end, and of known size.
+
+    What reads a part of a cache that is being filled and stops may leave it cut short, and from then on it counts as
+    whole. Keras does so at the first batch under a strategy.
+    """
+    cached = split.cache()
+    return cached.apply(tf.data.experimental.assert_cardinality(cached.reduce(np.int64(0), lambda n, _: n + 1)))
 
 
 def _load_splits(
@@ -96,17 +106,6 @@ def _check(name: str, info: tfds.core.DatasetInfo) -> None:
             f"load: the data set must pair images of one size with class labels. Received: {name!r} with "
             f"{info.features} (for example {', '.join(SUGGESTED)})."
         )
-
-
-def _in_memory(split: tf.data.Dataset) -> tf.data.Dataset:
-    """`split`, cached and read to the end.
-
-    What reads a part of a cache that is being filled and stops may leave it cut short, and from then on it counts as
-    whole. Keras does so at the first batch under a strategy.
-    """
-    cached = split.cache()
-    cached.reduce(0, lambda count, _: count + 1)
-    return cached
 
 
 def _pixel_statistics(train: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 from batch_size import positive
-from data import ImageData, load
+from data import ImageData, in_memory, load
 from distributed import devices
 from resnet import resnet
 
@@ -128,8 +128,7 @@ def half(images: ImageData, which: int) -> ImageData:
 
     def of_half(split: tf.data.Dataset) -> tf.data.Dataset:
         mine = split.filter(lambda _, label: label // classes == which)
-        mine = mine.map(lambda image, label: (image, label - which * classes)).cache()
-        return mine.apply(tf.data.experimental.assert_cardinality(mine.reduce(np.int64(0), lambda n, _: n + 1)))
+        return in_memory(mine.map(lambda image, label: (image, label - which * classes)))
 
     train, test = of_half(images.train_split), of_half(images.test_split)
     size = int(train.cardinality())
