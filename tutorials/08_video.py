@@ -202,7 +202,8 @@ def cell(changes):
 
 
 rows = ["| | fewer clips, as long | then longer clips | both together |", "| --- | --- | --- | --- |"]
-for name, (many, few, long) in ((name, runs.T) for name, runs in errors.items()):
+for name, runs in errors.items():
+    many, few, long = runs.T
     rows.append(f"| {name} | {cell(few - many)} | {cell(long - few)} | {cell(long - many)} |")
 means = {name: runs.mean(0) for name, runs in errors.items()}
 ahead = [
@@ -228,8 +229,8 @@ display(
 # sees the same number of clips in each setting: with fewer clips at a step it makes more steps, which helps whatever
 # learns slowly. So the first column is not only what a small batch does to the statistics; between the second setting
 # and the last the number of steps is the same. And it is the changes within a row that can be compared with the paper:
-# which normalization is ahead, and by how much, depends on how long both are trained. Where the two
-# seeds disagree on the sign of a change, they tell of none.
+# which normalization is ahead, and by how much, depends on how long both are trained. Where the two seeds
+# disagree on the sign of a change, they tell of none.
 #
 # ## What to remember
 #
