@@ -89,10 +89,14 @@ def resolve_axis(owner: str, axis: Any, rank: int) -> int:
     return axis % rank
 
 
+def listed_axes(axis: int | Sequence[int]) -> list[int]:
+    """One axis or several, as a list."""
+    return list(axis) if isinstance(axis, Sequence) else [axis]
+
+
 def resolve_axes(owner: str, axis: int | Sequence[int], rank: int) -> list[int]:
     """One axis or several, counted from 0 and sorted."""
-    listed = list(axis) if isinstance(axis, Sequence) else [axis]
-    axes = sorted(resolve_axis(owner, a, rank) for a in listed)
+    axes = sorted(resolve_axis(owner, a, rank) for a in listed_axes(axis))
     if len(set(axes)) < len(axes) or not axes:
         raise ValueError(
             f"{owner}: axis must name at least one axis, and each only once. "
@@ -110,6 +114,20 @@ def resolve_channel_axis(owner: str, axis: int, rank: int) -> int:
             f"Received: axis={axis} for an input of rank {rank} (inputs are (batch, ..., channels))."
         )
     return channel_axis
+
+
+def input_spec(axes: Sequence[int], input_shape: Sequence[int | None]) -> keras.layers.InputSpec:
+    """Inputs of any rank whose sizes along `axes` are those of `input_shape`.
+
+    Weights lie along `axes` in the order that the axes have in `input_shape`. Of an axis that is counted from the
+    front and one that is counted from the back, either may come first: other ranks must keep that order.
+    """
+    rank, sizes = len(input_shape), {a: input_shape[a] for a in axes}
+    front = max((a for a in axes if a >= 0), default=-1)
+    back = min((a for a in axes if a < 0), default=0)
+    if front >= 0 and back < 0 and front >= rank + back:
+        return keras.layers.InputSpec(ndim=rank, axes=sizes)
+    return keras.layers.InputSpec(min_ndim=max(2, front + 1 - back), axes=sizes)
 
 
 def resolve_mask(owner: str, mask: Tensor | None, x: Tensor) -> Tensor | None:

@@ -61,7 +61,8 @@ def value_at(x: Tensor, axes: Sequence[int], quarter: int) -> Tensor:
     """The value at so many quarters of each of `axes`, kept as 1; 0 where an axis is empty."""
     for axis in axes:
         place = ops.shape(x)[axis] * quarter // 4
-        x = ops.sum(x[(*[slice(None)] * axis, slice(place, place + 1))], axis, keepdims=True)
+        here = (*[slice(None)] * axis, slice(place, place + 1))
+        x = ops.sum(x[here], axis, keepdims=True)
     return x
 
 

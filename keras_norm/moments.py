@@ -21,6 +21,7 @@ the paper's snippet reshapes x.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from keras import ops
@@ -72,7 +73,8 @@ def sets_of_groups(x: Tensor, groups: int, axis: int) -> Sets:
     return sets_along(axes) if groups == x.shape[axis] else sets_along(axes, Groups(groups, axis))
 
 
-class Groups(NamedTuple):
+@dataclass(frozen=True)
+class Groups:
     """Joins each group of neighbouring channels."""
 
     groups: int
@@ -105,7 +107,8 @@ def moments(x: Tensor, sets: Sets, mask: Tensor | None = None) -> Moments:
     What `mask` (of the shape of `x`) leaves out belongs to no set. Sums are joined and never means, so the parts of a
     set may differ in size or be empty. An empty set has mean 0 and variance 0.
     """
-    return Moments(*_moments(x, mask, **sets._asdict()), sets)
+    mean, variance, count = _moments(x, mask, **sets._asdict())
+    return Moments(mean, variance, count, sets)
 
 
 @compiled_within_replica

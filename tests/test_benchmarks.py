@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from backends import BACKEND, tensorflow_only
 
+from support.backends import BACKEND, tensorflow_only
+
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 LAYERS = ("batch", "group", "instance", "layer")
 

@@ -6,17 +6,22 @@ import time
 import keras
 import numpy as np
 import pytest
-from backends import tensorflow_only
-from replicas import models, processes
 
 from keras_norm.distribute import DistributedModel
+from support import processes, trainings
+from support.backends import tensorflow_only
 
 WORKERS = [0, 1]
 
 
+def two_workers(test):
+    """Marks what needs the processes of two workers."""
+    return pytest.mark.slow(pytest.mark.xdist_group("workers")(test))
+
+
 @pytest.fixture(scope="module")
 def one_device():
-    return models.trained(models.convolutional())
+    return trainings.trained(trainings.convolutional())
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +33,7 @@ def found(tmp_path_factory):
 
 
 @tensorflow_only
+@two_workers
 @pytest.mark.parametrize("worker", WORKERS)
 def test_fit_on_two_workers_equals_one_device_validation_included(found, one_device, worker):
     assert {"history loss", "history val_loss", "evaluate", "predict"} <= set(one_device)
@@ -37,6 +43,7 @@ def test_fit_on_two_workers_equals_one_device_validation_included(found, one_dev
 
 
 @tensorflow_only
+@two_workers
 @pytest.mark.parametrize("worker", WORKERS)
 def test_a_loop_of_your_own_on_two_workers_equals_one_device(found, one_device, worker):
     weights = {name: value for name, value in one_device.items() if name.startswith("weight")}
@@ -46,6 +53,7 @@ def test_a_loop_of_your_own_on_two_workers_equals_one_device(found, one_device, 
 
 
 @tensorflow_only
+@two_workers
 @pytest.mark.parametrize("synchronized", [True, False])
 def test_both_workers_hold_the_same_weights(found, synchronized):
     names = [name for name in found[0] if name.startswith(f"fit {synchronized} weight")]
@@ -55,6 +63,7 @@ def test_both_workers_hold_the_same_weights(found, synchronized):
 
 
 @tensorflow_only
+@two_workers
 @pytest.mark.parametrize(
     ("without", "words"),
     [
@@ -68,6 +77,7 @@ def test_keras_still_needs_each_override_on_several_workers(found, without, word
 
 
 @tensorflow_only
+@two_workers
 def test_killed_workers_resume_and_reach_the_weights_of_an_uninterrupted_run(found, tmp_path):
     workers = processes.start_workers("on_workers.py", "stall", tmp_path)
     try:
@@ -78,7 +88,7 @@ def test_killed_workers_resume_and_reach_the_weights_of_an_uninterrupted_run(fou
     processes.finish(processes.start_workers("on_workers.py", "resumable", tmp_path))
     for worker in WORKERS:
         resumed = processes.results(tmp_path / f"resumable-{worker}.npz")
-        assert len(resumed["history loss"]) == models.EPOCHS - 1
+        assert len(resumed["history loss"]) == trainings.EPOCHS - 1
         for name, value in resumed.items():
             if "history" not in name:
                 np.testing.assert_allclose(value, found[worker][f"fit True {name}"], rtol=1e-6, atol=1e-6, err_msg=name)
@@ -92,17 +102,20 @@ def wait_for(path):
 
 
 def test_on_one_device_it_is_keras_model():
-    ours, keras_own = models.trained(models.convolutional(DistributedModel)), models.trained(models.convolutional())
+    ours, keras_own = (
+        trainings.trained(trainings.convolutional(DistributedModel)),
+        trainings.trained(trainings.convolutional()),
+    )
     for name, value in keras_own.items():
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
 def test_it_is_saved_as_what_it_is(tmp_path):
-    model = models.convolutional(DistributedModel)
+    model = trainings.convolutional(DistributedModel)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded) is type(model)
-    x, _ = models.images(5)
+    x, _ = trainings.images(5)
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
 
 

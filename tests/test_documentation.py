@@ -4,14 +4,15 @@ import doctest
 import importlib
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from backends import tensorflow_only
 
 import keras_norm
+from support.backends import tensorflow_only
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(m.name for m in pkgutil.walk_packages(keras_norm.__path__, "keras_norm."))
@@ -30,11 +31,12 @@ def test_examples_of_docstrings_give_what_they_show(name):
 
 
 @pytest.mark.parametrize("name", [n for n in vars(keras_norm) if n[0].isupper()])
-def test_every_public_class_has_a_formula_an_example_and_a_source(name):
+def test_every_public_class_has_a_formula_shapes_an_example_and_a_source(name):
     doc = getattr(keras_norm, name).__doc__
-    assert ">>> " in doc
-    assert "Reference: " in doc
-    assert "shape" in doc
+    assert re.findall(r"^ {8}(?!>>> |    )\S.* = .*", doc, re.MULTILINE), "no formula in a line of its own"
+    assert re.search(r"^ {4}(Input shape|Shapes): ", doc, re.MULTILINE)
+    assert re.search(r"^ {4}Example:\n {8}>>> ", doc, re.MULTILINE)
+    assert re.search(r"^ {4}Reference: .*\d{4}.*https://", doc, re.MULTILINE | re.DOTALL)
 
 
 @tensorflow_only
@@ -42,3 +44,16 @@ def test_the_python_blocks_of_the_readme_run():
     names = {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
         exec(compile(block, "README.md", "exec"), names)
+
+
+def test_the_long_description_has_absolute_links_only():
+    absolute = runpy.run_path(str(ROOT / "setup.py"))["absolute"]
+    readme = absolute((ROOT / "README.md").read_text(), "https://example.org/repository")
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", readme)
+    assert [link for _, link in links if not link.startswith("https://")] == []
+    assert ("", "https://example.org/repository/blob/main/docs/contract.md") in links
+    assert ("!", "https://example.org/repository/raw/main/docs/sets.png") in links
+
+
+def test_the_citation_names_this_version():
+    assert f"\nversion: {keras_norm.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -6,10 +6,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backends import array, call
-from cases import random_input
 
 import keras_norm as kn
+from support.backends import array, call
+from support.cases import random_input
 
 torch = pytest.importorskip("torch", reason="its subject is torch, which is not installed")
 parametrizations = torch.nn.utils.parametrizations

@@ -1,13 +1,16 @@
 """The functions, where they go beyond the layers that the contract tests run them through."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
-from backends import array
-from cases import random_input
 
 from keras_norm.functional import batch_norm, group_norm, instance_norm, layer_norm
 from keras_norm.moments import Moments
+from support import cases, reference
+from support.backends import array
+from support.cases import random_input
 
 X = random_input(3, 4, 5, 6)
 GAMMA, BETA = np.linspace(0.5, 2, 6), np.linspace(-1, 1, 6)
@@ -28,17 +31,29 @@ def test_group_norm_is_the_snippet_of_the_paper_and_has_its_epsilon(groups):
     np.testing.assert_allclose(array(y), paper(X, GAMMA, BETA, groups), rtol=1e-9, atol=1e-9)
 
 
-def test_one_group_is_layer_norm_over_the_sample():
-    np.testing.assert_array_equal(array(group_norm(X, GAMMA, BETA, 1)), array(layer_norm(X, GAMMA, BETA, axis=None)))
+@pytest.mark.parametrize(
+    ("norm", "same"),
+    [
+        (partial(layer_norm, axis=None), cases.same_sample),
+        (layer_norm, cases.same_elsewhere),
+        (instance_norm, cases.same_sample_and_channel),
+        (batch_norm, cases.same_channel),
+    ],
+    ids=["layer, axis=None", "layer", "instance", "batch"],
+)
+def test_each_function_is_the_loop_over_its_sets_and_has_the_epsilon_of_the_paper(norm, same):
+    want = GAMMA * reference.standardize(X, same, axis=3, epsilon=1e-5) + BETA
+    np.testing.assert_allclose(array(norm(X, GAMMA, BETA)), want, rtol=1e-9, atol=1e-9)
 
 
-def test_a_group_a_channel_is_instance_norm():
-    np.testing.assert_array_equal(array(group_norm(X, GAMMA, BETA, 6)), array(instance_norm(X, GAMMA, BETA)))
+@pytest.mark.parametrize("groups", [1, -1])
+def test_one_group_takes_the_whole_sample_and_minus_one_each_channel_alone(groups):
+    want = paper(X, GAMMA, BETA, 1 if groups == 1 else 6)
+    np.testing.assert_allclose(array(group_norm(X, GAMMA, BETA, groups)), want, rtol=1e-9, atol=1e-9)
 
 
 def test_batch_norm_of_one_sample_is_instance_norm():
-    one = X[:1]
-    np.testing.assert_allclose(array(batch_norm(one, GAMMA, BETA)), array(instance_norm(one, GAMMA, BETA)), rtol=1e-9)
+    np.testing.assert_allclose(array(batch_norm(X[:1], GAMMA, BETA)), paper(X[:1], GAMMA, BETA, 6), rtol=1e-9)
 
 
 def test_batch_norm_takes_other_statistics():

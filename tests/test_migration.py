@@ -6,10 +6,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backends import array, call
-from cases import random_input
 
 import keras_norm as kn
+from support.backends import array, call
+from support.cases import random_input
 
 PAGE = (Path(__file__).parent.parent / "docs" / "migration.md").read_text()
 X = random_input(8, 6, dtype="float32")

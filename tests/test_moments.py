@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from backends import array
-from cases import random_input
 
 from keras_norm import compilation
 from keras_norm.moments import axes_except, moments, sets_along, sets_of_groups, split_groups
+from support.backends import array
+from support.cases import random_input
 
 
 def test_split_groups_puts_neighbouring_channels_into_a_group_where_the_channels_stood():

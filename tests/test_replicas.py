@@ -5,16 +5,28 @@ from functools import cache
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, array, gradients, tensorflow_only
-from replicas import models, parts, processes
 
 from keras_norm.replicas import sum_over_replicas
+from support import parts, processes, trainings
+from support.backends import BACKEND, array, gradients, tensorflow_only
+from support.wrapped_layers import WRAPPERS
 
 COUNTS = list(parts.SIZES)
 WAYS = {1: "as it is", 2: "as on a GPU", 4: "as it is"}  # on two replicas the layers compile themselves
 CASES = [(count, sizes) for count in COUNTS for sizes in parts.SIZES[count]]
-every_count = pytest.mark.parametrize("count", COUNTS)
-every_case = pytest.mark.parametrize(("count", "sizes"), CASES, ids=[str(sizes) for _, sizes in CASES])
+
+
+def marks(count):
+    """A process for each number of replicas, started by one test process; two replicas show what there is to see."""
+    return [pytest.mark.xdist_group(f"{count} replicas"), *([] if count == 2 else [pytest.mark.slow])]
+
+
+every_count = pytest.mark.parametrize("count", [pytest.param(count, marks=marks(count)) for count in COUNTS])
+every_case = pytest.mark.parametrize(
+    ("count", "sizes"),
+    [pytest.param(count, sizes, id=str(sizes), marks=marks(count)) for count, sizes in CASES],
+)
+two_replicas = pytest.mark.xdist_group("2 replicas")
 OTHERS = [call for call, kwargs in parts.CALLS.items() if "layer" in kwargs]
 SYNCHRONIZED = [call for call in parts.CALLS if call not in OTHERS and "offset" not in call and "plain" not in call]
 UNIT = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}
@@ -28,18 +40,14 @@ def found(tmp_path_factory):
     def started(count):
         return processes.start("on_replicas.py", count, folder / f"{count}.npz", WAYS[count])
 
-    running = {count: started(count) for count in COUNTS}
-
     @cache
     def of(count):
         for _ in range(5):
-            if processes.finish_one(running[count]):
+            if processes.finish_one(started(count)):
                 return processes.results(folder / f"{count}.npz")
-            running[count] = started(count)
         raise AssertionError(f"TensorFlow crashed five times with {count} replicas")
 
-    yield of
-    processes.stop(running.values())
+    return of
 
 
 class Joined:
@@ -98,7 +106,10 @@ def test_the_other_layers_over_the_batch_equal_themselves_on_one_device(found, c
 
 
 @tensorflow_only
-@pytest.mark.parametrize("sizes", [s for count, s in CASES if count > 1 and 0 not in s], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [pytest.param(s, marks=marks(count), id=str(s)) for count, s in CASES if count > 1 and 0 not in s],
+)
 def test_a_plain_layer_differs_from_the_joined_batch_visibly(found, sizes):
     y = found(len(sizes))[f"plain {sizes} y"]
     assert np.abs(y - parts.batch_norm(Joined(sizes, "plain").x)).max() > 0.5
@@ -138,7 +149,7 @@ def test_a_synchronized_layer_takes_two_collectives_a_plain_one_one_and_one_repl
 
 @pytest.fixture(scope="module")
 def one_device():
-    return models.trained(models.convolutional())
+    return trainings.trained(trainings.convolutional())
 
 
 @tensorflow_only
@@ -170,13 +181,14 @@ def test_a_saved_model_predicts_as_the_live_one(found, count, synchronized):
 
 
 @tensorflow_only
+@two_replicas
 def test_uneven_batches_and_an_empty_part_equal_one_device_with_keras_scale_of_the_loss(found):
     # Keras takes the mean over a replica's samples and divides it by the number of replicas.
-    x, y = models.images(11)
+    x, y = trainings.images(11)
     scale = np.concatenate([[n / (2 * part)] * part for n, part in ((5, 3), (5, 2), (5, 3), (5, 2), (1, 1))])
-    model = models.dense()
+    model = trainings.dense()
     model.fit(x, y, sample_weight=scale, batch_size=5, epochs=2, shuffle=False, verbose=0)
-    want = models.weights(model) | {
+    want = trainings.weights(model) | {
         "evaluate": model.evaluate(x, y, verbose=0),
         "predict": model.predict(x, verbose=0),
     }
@@ -185,6 +197,7 @@ def test_uneven_batches_and_an_empty_part_equal_one_device_with_keras_scale_of_t
 
 
 @tensorflow_only
+@two_replicas
 def test_a_plain_layer_stays_finite_when_a_replica_goes_empty(found):
     values = {k: v for k, v in found(2).items() if k.startswith("uneven False")}
     assert len(values) > 8
@@ -192,8 +205,34 @@ def test_a_plain_layer_stays_finite_when_a_replica_goes_empty(found):
 
 
 @tensorflow_only
+@two_replicas
 def test_keras_cannot_build_from_an_uneven_first_batch(found):
     assert "must have the same size and shape" in str(found(2)["uneven error of keras.Model"])
+
+
+# Recalibration and re-parametrization
+
+
+@tensorflow_only
+@two_replicas
+@pytest.mark.parametrize("library", ["ours", "keras"])
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_recalibration_on_two_replicas_equals_one_device(found, library, synchronized):
+    prefix = f"recalibrated {library} {synchronized} "
+    results = {name: value for name, value in found(2).items() if name.startswith(prefix)}
+    assert len(results) == 4
+    for name, (got, want) in results.items():
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@tensorflow_only
+@two_replicas
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_training_wrapped_layers_on_two_replicas_equals_training_on_one_device(found, wrapper):
+    model, _, _ = trainings.wrapped(wrapper)
+    for name, value in trainings.weights(model).items():
+        got = found(2)[f"wrapped {wrapper.__name__} {name}"]
+        np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 # Without replicas
@@ -212,6 +251,6 @@ def test_statistics_on_jax_are_global_on_four_devices(tmp_path, synchronized):
     processes.finish([process])
     got = processes.results(tmp_path / "found.npz")
     assert got.pop("devices") == 4
-    want = models.trained(models.convolutional())
+    want = trainings.trained(trainings.convolutional())
     for name, value in want.items():
         np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)

@@ -1,9 +1,9 @@
 """The schedules."""
 
 import numpy as np
-from backends import array
 
 from keras_norm.schedules import PiecewiseLinear
+from support.backends import array
 
 
 def test_between_two_steps_the_value_is_on_the_line_and_outside_it_stays():

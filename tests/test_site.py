@@ -12,15 +12,17 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from backends import tensorflow_only
 
 import keras_norm
 from keras_norm import callbacks, distribute, functional, models, schedules
+from support.backends import tensorflow_only
 
 ROOT = Path(__file__).parent.parent
 WITHOUT_MKDOCS = importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None
 
 pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("site"),
     tensorflow_only,  # a page is the same on every backend
     pytest.mark.skipif(WITHOUT_MKDOCS, reason="mkdocs is not installed: pip install '.[docs]'"),
 ]

@@ -255,7 +255,7 @@ def exported(model):
         saved, lite = Path(folder, "model.keras"), Path(folder, "model.tflite")
         model.save(saved)
         loaded = keras.models.load_model(saved)
-        loaded.export(lite, format="litert", verbose=False)
+        loaded.export(str(lite), format="litert", verbose=False)
         sizes = [path.stat().st_size / 1e3 for path in (saved, lite)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TensorFlow announces that its interpreter moves to another package

@@ -20,6 +20,7 @@ import keras
 import matplotlib
 import numpy as np
 import tensorflow as tf
+
 from data import SUGGESTED, ImageData, load
 from distributed import devices
 from resnet import NETWORKS, NORMALIZATIONS

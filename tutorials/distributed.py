@@ -22,13 +22,13 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import data
 import keras
 import numpy as np
 import tensorflow as tf
-import workers
 
+import data
 import keras_norm as kn
+import workers
 from keras_norm.distribute import DistributedModel
 
 NORMALIZATIONS = {

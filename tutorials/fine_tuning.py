@@ -28,13 +28,13 @@ import keras
 import matplotlib
 import numpy as np
 import tensorflow as tf
+
+import keras_norm as kn
 from batch_size import positive
 from data import ImageData, in_memory, load
 from distributed import devices
-from resnet import resnet
-
-import keras_norm as kn
 from keras_norm import models
+from resnet import resnet
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -227,7 +227,7 @@ def measured(name: str, model: keras.Model, x: np.ndarray) -> str:
         saved, exported = Path(folder, "model.keras"), Path(folder, "model.tflite")
         model.save(saved)
         loaded = keras.models.load_model(saved)  # as it is deployed: without the strategy of its training
-        loaded.export(exported, format="litert", verbose=False)
+        loaded.export(str(exported), format="litert", verbose=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TensorFlow 2.20 on says that its interpreter will move to another package
             interpreter = tf.lite.Interpreter(str(exported))

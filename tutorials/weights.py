@@ -32,10 +32,10 @@ import keras
 import matplotlib
 import numpy as np
 import tensorflow as tf
-from data import SUGGESTED, ImageData, load
 from keras import layers
 
 import keras_norm as kn
+from data import SUGGESTED, ImageData, load
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

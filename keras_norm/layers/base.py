@@ -1,6 +1,7 @@
 """What every layer of the family shares: epsilon, gamma and beta, masks, dtypes, the config."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,6 +19,8 @@ class Normalization(keras.layers.Layer):
 
     A mask is True where a position counts and has the shape of the inputs or of their leading axes. A masked
     position belongs to no set and its output is beta; the mask is passed on.
+
+    A layer that was built for inputs of one rank takes those of another whose sizes along `axis` are the same.
 
     Args:
         axis: the channel axis.
@@ -60,7 +63,8 @@ class Normalization(keras.layers.Layer):
         self.gamma_regularizer = regularizers.get(gamma_regularizer)
         self.beta_constraint = constraints.get(beta_constraint)
         self.gamma_constraint = constraints.get(gamma_constraint)
-        self.gamma = self.beta = None
+        self.gamma: Any = None
+        self.beta: Any = None
 
     @property
     def _owner(self) -> str:
@@ -74,7 +78,7 @@ class Normalization(keras.layers.Layer):
                 f"{self._owner}: gamma and beta must run along axes of known size. Received: "
                 f"axis={self.axis}, input_shape={tuple(input_shape)} (give the size to keras.Input)."
             )
-        self.input_spec = keras.layers.InputSpec(ndim=len(input_shape), axes=sizes)
+        self.input_spec = arguments.input_spec(self._listed_axes(), input_shape)
         if self.scale:
             self.gamma = self._add_wide_weight(
                 "gamma",
@@ -97,6 +101,14 @@ class Normalization(keras.layers.Layer):
         x = inputs if as_it_is else ops.cast(inputs, at_least_float32(inputs.dtype))
         return ops.cast(self._normalize(x, training, mask), self.compute_dtype)
 
+    def rematerialized_call(
+        self, layer_call: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Callable[..., Tensor]:
+        """How `keras.RematScope` recomputes the call in the backward pass."""
+        if keras.backend.backend() == "tensorflow":
+            return layer_call  # keeps x and its statistics alone, and Keras' recomputation fails inside tf.function
+        return super().rematerialized_call(layer_call, *args, **kwargs)
+
     @abstractmethod
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         """The layer's formula on `x`, computed in float32 or wider."""
@@ -104,6 +116,10 @@ class Normalization(keras.layers.Layer):
     def _check_axis(self, axis: Any) -> Any:
         """The `axis` of the constructor, if it is one."""
         return arguments.integer(self._owner, "axis", axis)
+
+    def _listed_axes(self) -> list[int]:
+        """The axes that gamma and beta run along, as the user counts them."""
+        return [self.axis]
 
     def _affine_axes(self, rank: int) -> list[int]:
         """The axes that gamma and beta run along, counted from 0."""

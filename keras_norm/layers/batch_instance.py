@@ -70,7 +70,7 @@ class BatchInstanceNormalization(MovingNormalization):
     ) -> None:
         super().__init__(axis, momentum, epsilon, *args, **kwargs)
         self.rho_initializer = initializers.get(rho_initializer)
-        self.rho = None
+        self.rho: Any = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)

@@ -1,5 +1,6 @@
 """A batch normalization whose statistics no training changes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -72,6 +73,11 @@ class FrozenBatchNormalization(keras.layers.Wrapper):
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         return self.layer(inputs, training=False, mask=mask)
+
+    def rematerialized_call(
+        self, layer_call: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Callable[..., Tensor]:
+        return layer_call  # an affine map keeps nothing but x
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return self.layer.compute_output_shape(input_shape)

@@ -40,13 +40,15 @@ class LayerNormalization(Normalization):
 
     def _check_axis(self, axis: Any) -> int | Sequence[int] | None:
         if isinstance(axis, Sequence) and not isinstance(axis, str):
-            return type(axis)(arguments.integer(self._owner, "axis", a) for a in axis)
+            kind: Any = type(axis)  # the config keeps a tuple a tuple
+            return kind(arguments.integer(self._owner, "axis", a) for a in axis)
         return None if axis is None else super()._check_axis(axis)
 
+    def _listed_axes(self) -> list[int]:
+        return arguments.listed_axes(-1 if self.axis is None else self.axis)
+
     def _affine_axes(self, rank: int) -> list[int]:
-        if self.axis is None:
-            return [rank - 1]
-        return arguments.resolve_axes(self._owner, self.axis, rank)
+        return arguments.resolve_axes(self._owner, self._listed_axes(), rank)
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         return layer_norm(x, self.gamma, self.beta, self.epsilon, axis=self.axis, mask=mask)

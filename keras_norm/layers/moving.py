@@ -1,5 +1,6 @@
 """What the layers share that average over the batch: its moments, and moving statistics for inference."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -52,13 +53,19 @@ class MovingNormalization(Normalization):
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
         self.synchronized = arguments.boolean(self._owner, "synchronized", synchronized)
-        self.moving_mean = self.moving_variance = None
+        self.moving_mean: Any = None
+        self.moving_variance: Any = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         shape = (input_shape[self.axis],)
         self.moving_mean = self._add_moving_weight("moving_mean", shape, self.moving_mean_initializer)
         self.moving_variance = self._add_moving_weight("moving_variance", shape, self.moving_variance_initializer)
+
+    def rematerialized_call(
+        self, layer_call: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Callable[..., Tensor]:
+        return layer_call  # a second call would move the statistics a second time
 
     def _affine_axes(self, rank: int) -> list[int]:
         return [arguments.resolve_axis(self._owner, self.axis, rank)]

@@ -37,7 +37,7 @@ def copy_model(owner: str, model: keras.Model, chosen: Callable[[Layer], bool], 
         return copies[id(layer)][1]
 
     def new(layer: Layer) -> Layer | None:
-        replacement = change(layer) if chosen(layer) else layer
+        replacement: Any = change(layer) if chosen(layer) else layer
         if replacement is layer:
             return type(layer).from_config(layer.get_config())
         changed.add(id(replacement))

@@ -18,7 +18,7 @@ LINEAR = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv3D, *TRANSPOSED, *DEPTHWISE, *S
 def is_linear(layer: Layer | None) -> bool:
     """Whether the layer is known to be linear before its activation, and its weights are the layer's own alone."""
     names = {"kernel", "bias", "depthwise_kernel", "pointwise_kernel"}  # others quantize, or adapt at low rank
-    return type(layer) in LINEAR and {weight.name for weight in layer.weights} <= names
+    return layer is not None and type(layer) in LINEAR and {weight.name for weight in layer.weights} <= names
 
 
 def gives_it_out(layer: Layer) -> bool:

@@ -52,8 +52,10 @@ class WeightNormalization(KernelReparametrization):
         return self._vectors
 
     def call(self, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
-        if self._when_initialized is not None:
+        done, self._when_initialized = self._when_initialized, None
+        if done is not None:
             self._initialize_from(inputs)
+            done(self)
         return super().call(inputs, *args, training=training, **kwargs)
 
     def _initial(self, matrix: Tensor) -> Tensor:
@@ -77,9 +79,10 @@ class WeightNormalization(KernelReparametrization):
 
     def _initialize_from(self, inputs: Tensor) -> None:
         """Sets g and bias for pre-activations of mean 0 and variance 1."""
-        done, self._when_initialized = self._when_initialized, None
         h = self._pre_activations(inputs)
-        axes = [a % len(h.shape) for a in output_axes(self.layer)]
+        unit_axes = output_axes(self.layer)
+        assert unit_axes is not None  # see `has_units`
+        axes = [a % len(h.shape) for a in unit_axes]
         mean, variance, *_ = moments(h, sets_along(axes_except(h, *axes)))
         # What is left of a unit that is constant is its rounding.
         scale = ops.where(variance > 1e-12 * ops.square(mean), ops.rsqrt(variance), 1.0)
@@ -88,7 +91,6 @@ class WeightNormalization(KernelReparametrization):
         if bias is not None:
             centred = (ops.ravel(bias) - ops.ravel(mean)) * ops.ravel(scale)
             bias.assign(ops.reshape(centred, bias.shape))
-        done(self)
 
     def _pre_activations(self, inputs: Tensor) -> Tensor:
         """What the layer computes before its activation."""

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from backends import array, call
-from cases import random_input
 
 import keras_norm as kn
+from support.backends import array, call, gradients
+from support.cases import random_input
 
 
 def statistics(layer):
@@ -90,8 +90,6 @@ def test_the_kept_axis_may_be_any(batch_axis):
 
 
 def test_the_gradient_sums_to_0_over_each_set():
-    from backends import gradients
-
     x, cotangent = random_input(3, 4, 6), random_input(3, 4, 6, seed=1)
     dx = gradients(kn.BatchNormalization(dtype="float64"), x, cotangent, training=True)[0]
     np.testing.assert_allclose(dx.sum((0, 1)), 0, atol=1e-10)

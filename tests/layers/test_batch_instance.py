@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from backends import array, call, gradients
-from cases import random_input
 
 import keras_norm as kn
+from support.backends import array, call, gradients
+from support.cases import random_input
 
 EPSILON = 1e-3
 

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from backends import array, call, gradients
-from cases import random_input
-from reference import differences
 
 import keras_norm as kn
+from support.backends import array, call, gradients
+from support.cases import random_input
+from support.reference import differences
 
 EPSILON = 1e-3
 SHAPE = (3, 4, 6)

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from backends import array
-from cases import random_input
 
 import keras_norm as kn
+from support.backends import array
+from support.cases import random_input
 
 PAIRS = [
     (lambda n: n.GroupNormalization(3), "group"),

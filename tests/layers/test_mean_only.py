@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from backends import array, call, gradients
-from cases import random_input
 
 from keras_norm.layers.mean_only import MeanOnlyBatchNormalization
+from support.backends import array, call, gradients
+from support.cases import random_input
 
 BETA = np.linspace(-1.0, 1.0, 6)
 

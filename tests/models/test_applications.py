@@ -9,13 +9,13 @@ from collections import namedtuple
 import keras
 import numpy as np
 import pytest
-from backends import array, tensorflow_only
 from keras import applications
-from networks import predict
 
 import keras_norm as kn
 from keras_norm import models
 from keras_norm.models.kinds import is_batch_normalization, is_normalization
+from support.backends import array, tensorflow_only
+from support.networks import predict
 
 FOLDED = {  # of how many, and the size of the images
     "ResNet50": (53, 53, 32),
@@ -28,7 +28,7 @@ FOLDED = {  # of how many, and the size of the images
     "NASNetMobile": (188, 192, 32),
 }
 # Keras takes float64 for float32 in its own layers on JAX and torch, where smaller networks test the same functions.
-pytestmark = tensorflow_only
+pytestmark = [tensorflow_only, pytest.mark.slow]
 
 Case = namedtuple("Case", "name model x y spread recalibration_error")
 
@@ -62,7 +62,7 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-@pytest.fixture(scope="module", params=FOLDED)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FOLDED])
 def case(request):
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(1)
@@ -146,6 +146,7 @@ def loss_of_a_step(model, case):
     return model.train_on_batch(case.x[:2], np.array([1, 2]))
 
 
+@pytest.mark.xdist_group("ResNet50")
 def test_in_float32_folding_rounds_no_more_than_the_network_itself():
     """ResNet50 enlarges the rounding of float32 most."""
     keras.utils.set_random_seed(0)

@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from backends import array, tensorflow_only
 from keras import layers as kl
-from networks import assert_untouched, inputs, mixed, part, predict, randomized, sequential, text, weights
 
 import keras_norm as kn
 from keras_norm import models
 from keras_norm.distribute import DistributedModel
+from support.backends import array, tensorflow_only
+from support.networks import assert_untouched, inputs, mixed, part, predict, randomized, sequential, text, weights
 
 CONVERSIONS = {
     "replace": lambda model: models.replace_normalization(model, kn.GroupNormalization(2)),

@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, array
 from keras import layers as kl
-from networks import inputs, mixed, predict, randomized, sequential
 
 import keras_norm as kn
 from keras_norm import models
 from keras_norm.models.kinds import is_batch_normalization, layers_inside
+from support.backends import BACKEND, array
+from support.networks import inputs, mixed, predict, randomized, sequential
 
 KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization]
 LINEAR = {

@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from backends import array
 from keras import layers as kl
-from networks import inputs, mixed, part, predict, sequential
 
 import keras_norm as kn
 from keras_norm import models
 from keras_norm.layers.frozen import FrozenBatchNormalization
+from support.backends import array
+from support.networks import inputs, mixed, part, predict, sequential
 
 NAMES = ("shared_norm", "inner_norm", "head_norm", "outer_norm")
 KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization, kn.BatchInstanceNormalization]

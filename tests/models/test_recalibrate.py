@@ -3,13 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from backends import array, tensorflow_only
 from keras import layers as kl
-from networks import inputs, mixed, part, predict, sequential, text
-from replicas import processes
 
 import keras_norm as kn
 from keras_norm import models
+from support.backends import array
+from support.networks import inputs, mixed, part, predict, sequential, text
 
 BATCH = 4
 KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization, kn.BatchInstanceNormalization]
@@ -214,16 +213,6 @@ def test_after_a_short_training_with_a_long_memory_it_repairs_the_validation_err
     repaired = model.evaluate(x[test], y[test], verbose=0)[1]
     assert repaired > 0.9
     assert 1 - repaired < (1 - late) / 2
-
-
-@tensorflow_only
-@pytest.mark.parametrize("layer", ["ours", "keras"])
-@pytest.mark.parametrize("synchronized", ["True", "False"])
-def test_on_two_replicas_it_equals_one_device(layer, synchronized, tmp_path):
-    script = processes.HERE.parent / "models" / "recalibrate_on_replicas.py"
-    processes.finish([processes.start(script, layer, synchronized, tmp_path / "found.npz")])
-    for name, (found, expected) in processes.results(tmp_path / "found.npz").items():
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("steps", [0, -1])

@@ -5,12 +5,12 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from backends import array
 from keras import layers as kl
-from networks import inputs, mixed, part, predict, randomized, sequential, text
 
 import keras_norm as kn
 from keras_norm import models
+from support.backends import array
+from support.networks import inputs, mixed, part, predict, randomized, sequential, text
 
 
 def norms(model, kind):

@@ -2,12 +2,12 @@
 
 import keras
 import pytest
-from backends import array, tensorflow_only
 from keras import layers as kl
-from networks import mixed, part, sequential
 
 import keras_norm as kn
 from keras_norm import models
+from support.backends import array, tensorflow_only
+from support.networks import mixed, part, sequential
 
 
 def test_every_argument_and_all_four_weights_are_carried():

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, array
 from keras import layers
-from wrapped_layers import BY_NAME, KINDS
 
 from keras_norm.reparametrization import SpectralNormalization, WeightNormalization, initialize_from_data
+from support.backends import BACKEND, array
+from support.wrapped_layers import BY_NAME, KINDS
 
 WITH_UNITS = [kind for kind in KINDS if not {"embeddings", "recurrent_kernel"} & set(kind.unit_axes)]
 UNIT_AXES = {"EinsumDense": (1, 3)}

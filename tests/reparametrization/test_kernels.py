@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from backends import array
 from keras import layers
-from wrapped_layers import KINDS, as_matrix
 
 from keras_norm.reparametrization.kernels import find_kernels, output_axes
+from support.backends import array
+from support.wrapped_layers import KINDS, as_matrix
 
 
 def kernels_of(layer, *shape, names=None, axis=None):

@@ -6,64 +6,83 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, array, call, tensorflow_only
 from keras import layers
-from replicas import processes
-from wrapped_layers import BY_NAME, KINDS, WRAPPERS, built, weight_gradients
 
 from keras_norm.reparametrization import SpectralNormalization, WeightNormalization
+from support import exports, trainings
+from support.backends import BACKEND, array, call, tensorflow_only
+from support.wrapped_layers import BY_NAME, KINDS, WRAPPERS, built, inputs_of_all, model_of_all, weight_gradients
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
-every_wrapper = pytest.mark.parametrize("wrapper", WRAPPERS, ids=lambda wrapper: wrapper.__name__)
+# A wrapper stays in one test process, where its models are trained once.
+every_wrapper = pytest.mark.parametrize(
+    "wrapper", [pytest.param(w, id=w.__name__, marks=pytest.mark.xdist_group(w.__name__)) for w in WRAPPERS]
+)
 X = BY_NAME["Dense"].inputs()
 SEQUENCES = BY_NAME["LSTM"].inputs()
+trained = cache(trainings.wrapped)
+
+
+def predicted(model):
+    return model.predict(inputs_of_all(), verbose=0)
 
 
 # Training
 
 
-@cache
-def trained(kind, wrapper, jit_compile=False):
-    """A model after three steps of `fit`, and the losses of each."""
-    keras.utils.set_random_seed(0)
-    model = kind.model(wrapper)
-    model.compile(keras.optimizers.SGD(1e-3), "mse", jit_compile=jit_compile)
-    losses = model.fit(kind.inputs(), np.ones(4), epochs=3, verbose=0).history["loss"]
-    return model, losses
-
-
 @every_wrapper
 @every_kind
 def test_fit_makes_the_loss_smaller_and_moves_every_weight(kind, wrapper):
-    model, losses = trained(kind, wrapper)
+    model, start, history = trained(wrapper)
+    losses = history[f"{kind.name}_loss"]
     assert losses[2] < losses[0]
-    keras.utils.set_random_seed(0)
-    for start, weight in zip(kind.model(wrapper).weights, model.weights, strict=True):
-        assert np.abs(array(weight) - array(start)).max() > 0, weight.path
+    moved = {w.path: np.abs(array(w) - old).max() for w, old in zip(model.weights, start, strict=True)}
+    of_kind = {path: change for path, change in moved.items() if path.split("/")[0].endswith(f"_{kind.name}")}
+    assert len(of_kind) >= 4  # kernel, vector, and the head's two
+    assert all(change > 0 for change in of_kind.values()), of_kind
 
 
+@pytest.mark.slow
 @every_wrapper
-@every_kind
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras runs torch eagerly")
-def test_fit_under_xla_gives_the_same_weights(kind, wrapper):
-    for compiled, plain in zip(trained(kind, wrapper, True)[0].weights, trained(kind, wrapper)[0].weights, strict=True):
+def test_fit_under_xla_gives_the_same_weights(wrapper):
+    for compiled, plain in zip(trained(wrapper, True)[0].weights, trained(wrapper)[0].weights, strict=True):
         np.testing.assert_allclose(array(compiled), array(plain), rtol=1e-4, atol=1e-5, err_msg=plain.path)
 
 
-@every_wrapper
-@every_kind
-def test_a_saved_model_predicts_the_same_bit_for_bit(kind, wrapper, tmp_path):
-    model, _ = trained(kind, wrapper)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    x = kind.inputs()
-    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+def of_all(make):
+    """`make(model, folder)` of the trained model of each wrapper, made once."""
+    made = {}
+
+    @pytest.fixture
+    def fixture(wrapper, tmp_path):
+        if wrapper not in made:
+            made[wrapper] = make(trained(wrapper)[0], tmp_path)
+        return made[wrapper]
+
+    return fixture
+
+
+@of_all
+def loaded(model, folder):
+    model.save(folder / "model.keras")
+    return predicted(keras.models.load_model(folder / "model.keras"))
+
+
+@of_all
+def from_saved_model(model, folder):
+    return exports.saved_model(model, inputs_of_all(), folder / "model")
 
 
 @every_wrapper
 @every_kind
-def test_weights_are_saved_once(kind, wrapper, tmp_path):
-    model, _ = trained(kind, wrapper)
+def test_a_saved_model_predicts_the_same_bit_for_bit(kind, wrapper, loaded):
+    np.testing.assert_array_equal(loaded[kind.name], predicted(trained(wrapper)[0])[kind.name])
+
+
+@every_wrapper
+def test_weights_are_saved_once(wrapper, tmp_path):
+    model, _, _ = trained(wrapper)
     model.save_weights(tmp_path / "model.weights.h5")
     sizes = []
     with h5py.File(tmp_path / "model.weights.h5") as file:
@@ -75,56 +94,34 @@ def test_weights_are_saved_once(kind, wrapper, tmp_path):
 
 
 @every_wrapper
-@every_kind
-def test_clone_model_makes_the_same_layer(kind, wrapper):
-    model, _ = trained(kind, wrapper)
+def test_clone_model_makes_the_same_layers(wrapper):
+    model, _, _ = trained(wrapper)
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
-    np.testing.assert_array_equal(array(clone(kind.inputs())), array(model(kind.inputs())))
+    want = model(inputs_of_all())
+    for name, y in clone(inputs_of_all()).items():
+        np.testing.assert_array_equal(array(y), array(want[name]), err_msg=name)
 
 
 @tensorflow_only
 @every_wrapper
 @every_kind
-def test_an_exported_saved_model_gives_equal_outputs(kind, wrapper, tmp_path):
-    import tensorflow as tf
-
-    model, _ = trained(kind, wrapper)
-    model.export(tmp_path / "model", verbose=False)
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
-    np.testing.assert_allclose(array(loaded.serve(kind.inputs())), array(model(kind.inputs())), rtol=1e-5, atol=1e-5)
+def test_an_exported_saved_model_gives_equal_outputs(kind, wrapper, from_saved_model):
+    want = predicted(trained(wrapper)[0])[kind.name]
+    np.testing.assert_allclose(from_saved_model[kind.name], want, rtol=1e-5, atol=1e-5)
 
 
 @tensorflow_only
+@pytest.mark.slow
 @every_wrapper
-@every_kind
-def test_a_model_exported_to_litert_gives_equal_outputs(kind, wrapper, tmp_path):
-    import tensorflow as tf
-
-    # An RNN in a loop would need TensorFlow's own operations, wrapped or not.
-    options = {"unroll": True} if "recurrent_kernel" in kind.unit_axes else {}
-    model, x = kind.model(wrapper, **options), kind.inputs(batch=1)
-    model.set_weights(trained(kind, wrapper)[0].get_weights())
-    model.export(tmp_path / "model.tflite", format="litert", verbose=False)
-    runner = tf.lite.Interpreter(str(tmp_path / "model.tflite"))
-    runner.allocate_tensors()
-    runner.set_tensor(runner.get_input_details()[0]["index"], x)
-    runner.invoke()
-    got = runner.get_tensor(runner.get_output_details()[0]["index"])
-    np.testing.assert_allclose(got, array(model(x)), rtol=1e-5, atol=1e-5)
-
-
-@tensorflow_only
-def test_training_on_two_replicas_equals_training_on_one_device(tmp_path):
-    import all_kinds
-
-    process = processes.start(all_kinds.__file__, tmp_path / "two.npz")
-    one = all_kinds.trained()
-    processes.finish([process])
-    two = processes.results(tmp_path / "two.npz")
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        np.testing.assert_allclose(two[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+def test_a_model_exported_to_litert_gives_equal_outputs(wrapper, tmp_path):
+    model = model_of_all(wrapper, unroll=True)
+    model.set_weights(trained(wrapper)[0].get_weights())
+    got, _ = exports.litert(model, inputs_of_all(batch=1), tmp_path / "model.tflite")
+    want = model(inputs_of_all(batch=1))
+    assert got.keys() == want.keys()
+    for name, y in got.items():
+        np.testing.assert_allclose(y, array(want[name]), rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 # What the wrapped layer does besides

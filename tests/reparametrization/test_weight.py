@@ -3,11 +3,20 @@
 import keras
 import numpy as np
 import pytest
-import torch_gradients
-from backends import array, call
-from wrapped_layers import BY_NAME, KINDS, as_kernel, as_matrix, built, kernel_weights, plain_output, weight_gradients
 
 from keras_norm.reparametrization import WeightNormalization
+from support import torch_gradients
+from support.backends import array, call
+from support.wrapped_layers import (
+    BY_NAME,
+    KINDS,
+    as_kernel,
+    as_matrix,
+    built,
+    kernel_weights,
+    plain_output,
+    weight_gradients,
+)
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 

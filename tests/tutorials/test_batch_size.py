@@ -5,15 +5,17 @@ import os
 import subprocess
 import sys
 
-import batch_size
 import numpy as np
 import pytest
-from backends import tensorflow_only
+
+import batch_size
 from batch_size import NORMALIZATIONS, Run, summary, table
+from support.backends import tensorflow_only
 
 pytestmark = tensorflow_only
 
 
+@pytest.mark.slow
 def test_the_job_writes_every_cell_and_the_figure(data_dir, tmp_path):
     budget = ["--epochs", "1", "--seeds", "2", "--train-images", "128"]
     cells = ["--normalizations", "group", "none", "--batch-sizes", "64", "32"]
@@ -33,6 +35,7 @@ def test_the_job_writes_every_cell_and_the_figure(data_dir, tmp_path):
     assert "| error % by batch size | 64 | 32 |" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_job_runs_every_normalization_on_two_replicas(data_dir, tmp_path):
     budget = ["--epochs", "1", "--seeds", "1", "--train-images", "64", "--batch-sizes", "8", "--replicas", "2"]
     done = subprocess.run(

@@ -1,13 +1,13 @@
 """The digits that need no network, and how any TFDS set is fed."""
 
-import data
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from backends import tensorflow_only
 from sklearn.datasets import load_digits
 
+import data
 from keras_norm.digits import Digits
+from support.backends import tensorflow_only
 
 pytestmark = tensorflow_only
 
@@ -74,6 +74,7 @@ def test_batches_are_full_and_come_in_another_order_each_epoch(data_dir):
     assert epochs[0] != epochs[1]
 
 
+@pytest.mark.slow
 def test_a_pass_that_stops_early_takes_no_images_away(data_dir):
     for _ in range(10):  # without the care that `load` takes, about one in two loses images
         digits = data.load("digits", data_dir=data_dir)

@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 import distributed
-from backends import tensorflow_only
+from support.backends import tensorflow_only
 
 pytestmark = tensorflow_only
 
@@ -24,6 +26,7 @@ def rows_of(folder):
     return list(csv.DictReader((folder / "distributed.csv").read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_it_compares_the_normalizations_on_replicas_with_one_device(data_dir, tmp_path):
     said = run(data_dir, "--epochs", 2, "--train-images", 64, "--output", tmp_path)
     runs = [(r["normalization"], r["replicas"], r["statistics over"]) for r in rows_of(tmp_path) if r["epoch"] == "2"]
@@ -34,6 +37,7 @@ def test_it_compares_the_normalizations_on_replicas_with_one_device(data_dir, tm
     assert "cross-replica BN on 2 replicas, over 4 images" in said
 
 
+@pytest.mark.slow
 def test_a_killed_worker_resumes_and_ends_with_the_weights_of_the_others_and_of_a_run_in_peace(data_dir, tmp_path):
     chosen = ["--normalizations", "cross-replica BN", "--epochs", 2, "--train-images", 128]
     said = run(data_dir, "--workers", 2, *chosen, "--output", tmp_path)

@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 
-import fine_tuning
 import numpy as np
-from backends import tensorflow_only
+import pytest
+
+import fine_tuning
 from fine_tuning import WAYS, Run, half, summary, table
+from support.backends import tensorflow_only
 
 pytestmark = tensorflow_only
 
 
+@pytest.mark.slow
 def test_the_job_tries_every_way_and_folds_the_frozen_network(data_dir, tmp_path):
     budget = ["--seeds", "1", "--epochs", "1", "--pretraining-epochs", "1", "--train-images", "200", "--devices", "2"]
     done = subprocess.run(

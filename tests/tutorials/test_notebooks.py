@@ -5,10 +5,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from backends import tensorflow_only
 from nbclient import NotebookClient
 
 import keras_norm
+from support.backends import tensorflow_only
 
 pytestmark = tensorflow_only
 
@@ -48,6 +48,8 @@ def broken_links(text):
     return [link for link in links if link and not re.match(r"\w+:", link) and not (TUTORIALS / link).exists()]
 
 
+@pytest.mark.slow
+@pytest.mark.notebook
 @each_notebook
 def test_it_runs_from_the_installed_package(path, data_dir, tmp_path, monkeypatch):
     for name, value in {"FAST": "1", "TFDS_DATA_DIR": str(data_dir), "CUDA_VISIBLE_DEVICES": "-1"}.items():

@@ -8,15 +8,16 @@ import sys
 import keras
 import numpy as np
 import pytest
-import weights
-from backends import tensorflow_only
-from weights import CLASSIFIERS, DISCRIMINATORS, Epoch, frechet_distance, last, singular_values, table
 
+import weights
 from keras_norm.reparametrization import SpectralNormalization
+from support.backends import tensorflow_only
+from weights import CLASSIFIERS, DISCRIMINATORS, Epoch, frechet_distance, last, singular_values, table
 
 pytestmark = tensorflow_only
 
 
+@pytest.mark.slow
 def test_both_experiments_write_their_numbers_and_pictures(data_dir, tmp_path):
     budget = ["--epochs", "1", "--steps", "2", "--seeds", "1", "--train-images", "80"]
     output = tmp_path / "new" / "folder"

@@ -1,0 +1,40 @@
+"""What an exported model gives, run by the format's own runtime; TensorFlow backend.
+
+A model of one tensor gives an array, a model of dicts of tensors gives a dict.
+"""
+
+import keras
+import numpy as np
+
+
+def saved_model(model, x, folder):
+    import tensorflow as tf
+
+    model.export(str(folder), format="tf_saved_model", verbose=False)
+    loaded = tf.saved_model.load(str(folder))  # has to live as long as its functions
+    return keras.tree.map_structure(np.array, loaded.serve(x))
+
+
+def litert(model, x, path):
+    """The outputs, and the names of the operations in the file."""
+    import tensorflow as tf
+
+    model.export(str(path), format="litert", verbose=False)
+    interpreter = tf.lite.Interpreter(str(path))
+    operations = {op["op_name"] for op in interpreter._get_ops_details()}
+    run = interpreter.get_signature_runner("serving_default")
+    if isinstance(x, dict):
+        return run(**x), operations
+    (name,) = run.get_input_details()
+    (y,) = run(**{name: x}).values()
+    return y, operations
+
+
+def onnx(model, x, path):
+    import onnxruntime
+
+    model.export(str(path), format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(str(path))
+    names = [output.name for output in session.get_outputs()]
+    y = session.run(names, {session.get_inputs()[0].name: x})
+    return dict(zip(names, y, strict=True)) if isinstance(model.output, dict) else y[0]
