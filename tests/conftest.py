@@ -5,10 +5,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 
-import keras
 import pytest
-
-from keras_norm import compilation
 
 
 def pytest_addoption(parser):
@@ -22,6 +19,11 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     chosen = config.getoption("--compilation")
+    # The process that hands out the tests runs none, and Keras takes seconds to import.
+    if chosen == "auto" or (config.getoption("numprocesses", None) and not hasattr(config, "workerinput")):
+        return
+    from keras_norm import compilation
+
     if chosen == "as on a GPU":
         chosen = "always"
         compilation.has_accelerator = lambda: True
@@ -30,4 +32,6 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
+    import keras
+
     keras.utils.set_random_seed(0)

@@ -210,6 +210,7 @@ def test_there_is_no_tensorboard_without_tensorflow(tmp_path):
         ResponsePercentiles(DATA, log_dir=tmp_path)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [

@@ -133,6 +133,7 @@ def test_one_reading_for_both_sums_keeps_the_variance(accelerator, offset):
 # What is compiled
 
 
+@pytest.mark.quick
 def test_a_training_step_is_three_computations_that_hand_on_tables_only(accelerator):
     layer = kn.GroupNormalization(2)
     layer.build((4, 8, 8, 6))
@@ -149,6 +150,7 @@ def test_a_gpu_compiles_and_a_cpu_does_not(accelerator, monkeypatch):
     assert not computations(layer, tf.TensorSpec((4, 8, 8, 6)))
 
 
+@pytest.mark.quick
 def test_nothing_is_compiled_when_the_user_says_never(accelerator, mode):
     mode("never")
     layer = kn.GroupNormalization(2)

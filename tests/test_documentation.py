@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(m.name for m in pkgutil.walk_packages(keras_norm.__path__, "keras_norm."))
 
 
+@pytest.mark.quick
 @tensorflow_only
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_of_docstrings_give_what_they_show(name):
@@ -30,6 +31,7 @@ def test_examples_of_docstrings_give_what_they_show(name):
     assert runner.failures == 0
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", [n for n in vars(keras_norm) if n[0].isupper()])
 def test_every_public_class_has_a_formula_shapes_an_example_and_a_source(name):
     doc = getattr(keras_norm, name).__doc__
@@ -46,6 +48,7 @@ def test_the_python_blocks_of_the_readme_run():
         exec(compile(block, "README.md", "exec"), names)
 
 
+@pytest.mark.quick
 def test_the_long_description_has_absolute_links_only():
     absolute = runpy.run_path(str(ROOT / "setup.py"))["absolute"]
     readme = absolute((ROOT / "README.md").read_text(), "https://example.org/repository")
@@ -55,5 +58,6 @@ def test_the_long_description_has_absolute_links_only():
     assert ("!", "https://example.org/repository/raw/main/docs/sets.png") in links
 
 
+@pytest.mark.quick
 def test_the_citation_names_this_version():
     assert f"\nversion: {keras_norm.__version__}\n" in (ROOT / "CITATION.cff").read_text()

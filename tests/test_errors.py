@@ -7,6 +7,8 @@ import pytest
 import keras_norm as kn
 from keras_norm import functional
 
+pytestmark = pytest.mark.quick
+
 X = np.ones((2, 4, 6), "float32")
 
 GROUP, LAYER, BATCH = kn.GroupNormalization, kn.LayerNormalization, kn.BatchNormalization

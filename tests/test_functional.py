@@ -12,6 +12,8 @@ from support import cases, reference
 from support.backends import array
 from support.cases import random_input
 
+pytestmark = pytest.mark.quick
+
 X = random_input(3, 4, 5, 6)
 GAMMA, BETA = np.linspace(0.5, 2, 6), np.linspace(-1, 1, 6)
 

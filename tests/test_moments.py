@@ -8,6 +8,8 @@ from keras_norm.moments import axes_except, moments, sets_along, sets_of_groups,
 from support.backends import array
 from support.cases import random_input
 
+pytestmark = pytest.mark.quick
+
 
 def test_split_groups_puts_neighbouring_channels_into_a_group_where_the_channels_stood():
     x = np.arange(2 * 6 * 5).reshape(2, 6, 5)

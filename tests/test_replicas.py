@@ -238,6 +238,7 @@ def test_training_wrapped_layers_on_two_replicas_equals_training_on_one_device(f
 # Without replicas
 
 
+@pytest.mark.quick
 def test_nothing_is_summed_without_a_strategy():
     tensors = (keras.ops.ones(3), keras.ops.ones((1, 2)))
     assert sum_over_replicas(tensors) is tensors

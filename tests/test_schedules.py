@@ -1,9 +1,12 @@
 """The schedules."""
 
 import numpy as np
+import pytest
 
 from keras_norm.schedules import PiecewiseLinear
 from support.backends import array
+
+pytestmark = pytest.mark.quick
 
 
 def test_between_two_steps_the_value_is_on_the_line_and_outside_it_stays():

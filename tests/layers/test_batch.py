@@ -8,6 +8,8 @@ import keras_norm as kn
 from support.backends import array, call, gradients
 from support.cases import random_input
 
+pytestmark = pytest.mark.quick
+
 
 def statistics(layer):
     return array(layer.moving_mean), array(layer.moving_variance)

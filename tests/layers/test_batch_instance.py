@@ -15,6 +15,7 @@ def standardized(x, axes):
     return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + EPSILON)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("rho", [0.0, 0.3, 1.0])
 def test_the_output_lies_between_instance_and_batch_normalization_as_rho_says(rho):
     x = random_input(3, 4, 6)
@@ -34,6 +35,7 @@ def test_each_channel_has_a_gate_of_its_own_that_starts_at_1():
     np.testing.assert_allclose(y[..., 3:], standardized(x, (0, 1))[..., 3:], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.quick
 def test_the_gradient_of_rho_is_what_the_two_outputs_differ_by():
     x, cotangent = random_input(3, 4, 6), random_input(3, 4, 6, seed=1)
     layer = kn.BatchInstanceNormalization(dtype="float64")

@@ -9,6 +9,8 @@ from support.backends import array, call, gradients
 from support.cases import random_input
 from support.reference import differences
 
+pytestmark = pytest.mark.quick
+
 EPSILON = 1e-3
 SHAPE = (3, 4, 6)
 

@@ -8,6 +8,8 @@ import keras_norm as kn
 from support.backends import array
 from support.cases import random_input
 
+pytestmark = pytest.mark.quick
+
 PAIRS = [
     (lambda n: n.GroupNormalization(3), "group"),
     (lambda n: n.GroupNormalization(-1), "instance"),

@@ -8,6 +8,8 @@ from keras_norm.layers.mean_only import MeanOnlyBatchNormalization
 from support.backends import array, call, gradients
 from support.cases import random_input
 
+pytestmark = pytest.mark.quick
+
 BETA = np.linspace(-1.0, 1.0, 6)
 
 

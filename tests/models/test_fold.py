@@ -11,6 +11,8 @@ from keras_norm.models.kinds import is_batch_normalization, layers_inside
 from support.backends import BACKEND, array
 from support.networks import inputs, mixed, predict, randomized, sequential
 
+pytestmark = pytest.mark.quick
+
 KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization]
 LINEAR = {
     "Dense": ((6,), lambda **k: kl.Dense(4, **k)),

@@ -45,6 +45,7 @@ def deep(kind=kl.BatchNormalization):
     )  # fmt: skip
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_first_layer_gets_the_moments_of_all_its_inputs(kind):
     x = images()

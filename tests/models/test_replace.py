@@ -147,6 +147,7 @@ def test_the_new_model_trains():
     assert sum(moved) > len(moved) / 2
 
 
+@pytest.mark.quick
 def test_what_is_neither_a_layer_nor_a_class_nor_a_function_is_refused():
     with pytest.raises(TypeError, match="replace_normalization: to must be a layer, a class of layers or a function"):
         models.replace_normalization(sequential(kl.BatchNormalization()), "group")

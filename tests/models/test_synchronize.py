@@ -9,6 +9,8 @@ from keras_norm import models
 from support.backends import array, tensorflow_only
 from support.networks import mixed, part, sequential
 
+pytestmark = pytest.mark.quick
+
 
 def test_every_argument_and_all_four_weights_are_carried():
     old = kl.BatchNormalization(

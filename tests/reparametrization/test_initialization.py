@@ -9,6 +9,8 @@ from keras_norm.reparametrization import SpectralNormalization, WeightNormalizat
 from support.backends import BACKEND, array
 from support.wrapped_layers import BY_NAME, KINDS
 
+pytestmark = pytest.mark.quick
+
 WITH_UNITS = [kind for kind in KINDS if not {"embeddings", "recurrent_kernel"} & set(kind.unit_axes)]
 UNIT_AXES = {"EinsumDense": (1, 3)}
 

@@ -9,6 +9,8 @@ from keras_norm.reparametrization.kernels import find_kernels, output_axes
 from support.backends import array
 from support.wrapped_layers import KINDS, as_matrix
 
+pytestmark = pytest.mark.quick
+
 
 def kernels_of(layer, *shape, names=None, axis=None):
     layer.build((None, *shape))

@@ -317,6 +317,7 @@ def test_a_wrapper_may_stand_in_another_of_keras(wrapper):
 # Config
 
 
+@pytest.mark.quick
 @every_wrapper
 def test_config_is_what_the_user_wrote_before_and_after_build(wrapper):
     def config_of(layer):
@@ -404,6 +405,7 @@ def test_nested_wrappers_may_share_a_layer_between_its_weights(wrapper, outer, t
 # fold
 
 
+@pytest.mark.quick
 @every_wrapper
 @every_kind
 def test_the_folded_layer_is_plain_and_gives_the_same_output(kind, wrapper):
@@ -476,6 +478,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.quick
 @every_wrapper
 @pytest.mark.parametrize(("layer", "arguments", "error", "words"), REFUSED, ids=[words for *_, words in REFUSED])
 def test_bad_input_is_told_the_rule_and_what_was_received(layer, arguments, error, words, wrapper):

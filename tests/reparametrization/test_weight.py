@@ -18,6 +18,7 @@ from support.wrapped_layers import (
     weight_gradients,
 )
 
+pytestmark = pytest.mark.quick
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 

@@ -23,11 +23,9 @@ def litert(model, x, path):
     interpreter = tf.lite.Interpreter(str(path))
     operations = {op["op_name"] for op in interpreter._get_ops_details()}
     run = interpreter.get_signature_runner("serving_default")
-    if isinstance(x, dict):
-        return run(**x), operations
-    (name,) = run.get_input_details()
-    (y,) = run(**{name: x}).values()
-    return y, operations
+    names = run.get_input_details()
+    y = run(**(x if isinstance(x, dict) else dict.fromkeys(names, x)))
+    return y if isinstance(model.output, dict) else next(iter(y.values())), operations
 
 
 def onnx(model, x, path):
