@@ -1,6 +1,7 @@
 """Several replicas against one device on the joined batch; each number of replicas runs in a process of its own."""
 
 from functools import cache
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -11,22 +12,37 @@ from support import parts, processes, trainings
 from support.backends import BACKEND, array, gradients, tensorflow_only
 from support.wrapped_layers import WRAPPERS
 
-COUNTS = list(parts.SIZES)
-WAYS = {1: "as it is", 2: "as on a GPU", 4: "as it is"}  # on two replicas the layers compile themselves
-CASES = [(count, sizes) for count in COUNTS for sizes in parts.SIZES[count]]
+
+class Run(NamedTuple):
+    """A process of `on_replicas.py`: how many replicas it has, and whether layers compile themselves in it."""
+
+    count: int
+    way: str = "as it is"
 
 
-def marks(count):
-    """A process for each number of replicas, started by one test process; two replicas show what there is to see."""
-    return [pytest.mark.xdist_group(f"{count} replicas"), *([] if count == 2 else [pytest.mark.slow])]
+TWO, TWO_COMPILED = Run(2), Run(2, "as on a GPU")
+RUNS = [Run(1), TWO, TWO_COMPILED, Run(4)]
 
 
-every_count = pytest.mark.parametrize("count", [pytest.param(count, marks=marks(count)) for count in COUNTS])
-every_case = pytest.mark.parametrize(
-    ("count", "sizes"),
-    [pytest.param(count, sizes, id=str(sizes), marks=marks(count)) for count, sizes in CASES],
-)
-two_replicas = pytest.mark.xdist_group("2 replicas")
+def of_runs(runs, names="run", values=lambda run: [(run,)]):
+    """Parametrizes a test. One test process waits for a run; two replicas show what there is to see."""
+    return pytest.mark.parametrize(
+        names,
+        [
+            pytest.param(
+                *value,
+                id=f"{run.count} {run.way}{''.join(f' {v}' for v in value[1:])}",
+                marks=[pytest.mark.xdist_group(f"{run.count} {run.way}"), *([] if run == TWO else [pytest.mark.slow])],
+            )
+            for run in runs
+            for value in values(run)
+        ],
+    )
+
+
+every_run = of_runs(RUNS)
+every_case = of_runs(RUNS, ("run", "sizes"), lambda run: [(run, sizes) for sizes in parts.SIZES[run.count]])
+two_replicas, two_replicas_compiled_or_not = of_runs([TWO]), of_runs([TWO, TWO_COMPILED])
 OTHERS = [call for call, kwargs in parts.CALLS.items() if "layer" in kwargs]
 SYNCHRONIZED = [call for call in parts.CALLS if call not in OTHERS and "offset" not in call and "plain" not in call]
 UNIT = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}
@@ -34,18 +50,16 @@ UNIT = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}
 
 @pytest.fixture(scope="session")
 def found(tmp_path_factory):
-    """`found(count)` is what `on_replicas.py` found, by name."""
+    """`found(run)` is what `on_replicas.py` found, by name."""
     folder = tmp_path_factory.mktemp("replicas")
 
-    def started(count):
-        return processes.start("on_replicas.py", count, folder / f"{count}.npz", WAYS[count])
-
     @cache
-    def of(count):
+    def of(run):
+        path = folder / f"{run.count} {run.way}.npz"
         for _ in range(5):
-            if processes.finish_one(started(count)):
-                return processes.results(folder / f"{count}.npz")
-        raise AssertionError(f"TensorFlow crashed five times with {count} replicas")
+            if processes.finish_one(processes.start("on_replicas.py", run.count, path, run.way)):
+                return processes.results(path)
+        raise AssertionError(f"TensorFlow crashed five times with {run.count} replicas")
 
     return of
 
@@ -77,15 +91,15 @@ def close(got, want, call="synchronized"):
 @tensorflow_only
 @every_case
 @pytest.mark.parametrize("call", SYNCHRONIZED)
-def test_a_synchronized_layer_equals_one_device_on_the_joined_batch(found, count, sizes, call):
-    one, got = Joined(sizes, call), found(count)
+def test_a_synchronized_layer_equals_one_device_on_the_joined_batch(found, run, sizes, call):
+    one, got = Joined(sizes, call), found(run)
     close(got[f"{call} {sizes} y"], parts.batch_norm(one.x, one.mask), call)
     dx, dgamma, dbeta = parts.gradients(one.x, one.cotangent, one.mask)
     close(got[f"{call} {sizes} dx"], dx, call)
     close(got[f"{call} {sizes} dgamma"], dgamma, call)
     close(got[f"{call} {sizes} dbeta"], dbeta, call)
     mean, variance = parts.followed([one.x], [one.mask])
-    for copy in range(count):
+    for copy in range(run.count):
         close(got[f"{call} {sizes} moving_mean"][copy], mean)
         close(got[f"{call} {sizes} moving_variance"][copy], variance)
 
@@ -93,55 +107,52 @@ def test_a_synchronized_layer_equals_one_device_on_the_joined_batch(found, count
 @tensorflow_only
 @every_case
 @pytest.mark.parametrize("call", OTHERS)
-def test_the_other_layers_over_the_batch_equal_themselves_on_one_device(found, count, sizes, call):
+def test_the_other_layers_over_the_batch_equal_themselves_on_one_device(found, run, sizes, call):
     one, layer = Joined(sizes, call), parts.made(call)
     y = array(layer(one.x.astype("float32"), training=True))
-    close(found(count)[f"{call} {sizes} y"], y)
+    close(found(run)[f"{call} {sizes} y"], y)
     again = parts.made(call)
     dx, dgamma, dbeta = gradients(again, one.x.astype("float32"), one.cotangent.astype("float32"), training=True)[:3]
     for name, want in {"dx": dx, "dgamma": dgamma, "dbeta": dbeta}.items():
-        close(found(count)[f"{call} {sizes} {name}"], want)
+        close(found(run)[f"{call} {sizes} {name}"], want)
     for name in ("moving_mean", "moving_variance"):
-        close(found(count)[f"{call} {sizes} {name}"][0], array(getattr(layer, name)))
+        close(found(run)[f"{call} {sizes} {name}"][0], array(getattr(layer, name)))
 
 
 @tensorflow_only
-@pytest.mark.parametrize(
-    "sizes",
-    [pytest.param(s, marks=marks(count), id=str(s)) for count, s in CASES if count > 1 and 0 not in s],
-)
-def test_a_plain_layer_differs_from_the_joined_batch_visibly(found, sizes):
-    y = found(len(sizes))[f"plain {sizes} y"]
+@of_runs(RUNS[1:], ("run", "sizes"), lambda run: [(run, s) for s in parts.SIZES[run.count] if 0 not in s])
+def test_a_plain_layer_differs_from_the_joined_batch_visibly(found, run, sizes):
+    y = found(run)[f"plain {sizes} y"]
     assert np.abs(y - parts.batch_norm(Joined(sizes, "plain").x)).max() > 0.5
 
 
 @tensorflow_only
 @every_case
 @pytest.mark.parametrize("call", ["plain", "plain, mask of inputs"])
-def test_a_plain_layer_stores_the_mean_over_the_replicas_that_saw_a_channel(found, count, sizes, call):
-    one, got = Joined(sizes, call), found(count)
-    y = [parts.batch_norm(x, m) for x, m in zip(one.parts, one.masks or [None] * count, strict=True)]
+def test_a_plain_layer_stores_the_mean_over_the_replicas_that_saw_a_channel(found, run, sizes, call):
+    one, got = Joined(sizes, call), found(run)
+    y = [parts.batch_norm(x, m) for x, m in zip(one.parts, one.masks or [None] * run.count, strict=True)]
     close(got[f"{call} {sizes} y"], np.concatenate(y))
     for name, want in zip(("moving_mean", "moving_variance"), parts.followed(one.parts, one.masks), strict=True):
-        close(got[f"{call} {sizes} {name}"], np.broadcast_to(want, (count, parts.CHANNELS)))
+        close(got[f"{call} {sizes} {name}"], np.broadcast_to(want, (run.count, parts.CHANNELS)))
 
 
 @tensorflow_only
 @every_case
 @pytest.mark.parametrize(("call", "tolerance"), [("offset 1e3", 1e-5), ("offset 1e4", 1e-4)])
-def test_the_joined_variance_survives_an_offset(found, count, sizes, call, tolerance):
+def test_the_joined_variance_survives_an_offset(found, run, sizes, call, tolerance):
     _, variance, _ = parts.statistics(Joined(sizes, call).x)
-    np.testing.assert_allclose(found(count)[f"{call} {sizes} moving_variance"][0], variance, rtol=tolerance)
+    np.testing.assert_allclose(found(run)[f"{call} {sizes} moving_variance"][0], variance, rtol=tolerance)
 
 
 @tensorflow_only
-@every_count
+@every_run
 @pytest.mark.parametrize("call", parts.CALLS)
-def test_a_synchronized_layer_takes_two_collectives_a_plain_one_one_and_one_replica_none(found, count, call):
-    first = parts.SIZES[count][0]
-    per_layer = 0 if count == 1 else 1 if "plain" in call else 2
-    assert found(count)[f"{call} {first} collectives"] == per_layer
-    assert found(count)[f"{call} {first} collectives of inference"] == 0
+def test_a_synchronized_layer_takes_two_collectives_a_plain_one_one_and_one_replica_none(found, run, call):
+    first = parts.SIZES[run.count][0]
+    per_layer = 0 if run.count == 1 else 1 if "plain" in call else 2
+    assert found(run)[f"{call} {first} collectives"] == per_layer
+    assert found(run)[f"{call} {first} collectives of inference"] == 0
 
 
 # fit, evaluate and predict
@@ -153,36 +164,36 @@ def one_device():
 
 
 @tensorflow_only
-@every_count
-def test_training_on_replicas_equals_training_on_one_device(found, one_device, count):
+@every_run
+def test_training_on_replicas_equals_training_on_one_device(found, one_device, run):
     for name, want in one_device.items():
-        np.testing.assert_allclose(found(count)[f"training True {name}"], want, rtol=2e-5, atol=2e-5, err_msg=name)
-    if count > 1:
-        control = {name: found(count)[f"training False {name}"] for name in ("history loss", "predict")}
+        np.testing.assert_allclose(found(run)[f"training True {name}"], want, rtol=2e-5, atol=2e-5, err_msg=name)
+    if run.count > 1:
+        control = {name: found(run)[f"training False {name}"] for name in ("history loss", "predict")}
         assert all(np.abs(value - one_device[name]).max() > 0.01 for name, value in control.items())
 
 
 @tensorflow_only
-@every_count
+@every_run
 @pytest.mark.parametrize("synchronized", [True, False])
-def test_all_replicas_hold_the_same_weights_after_training(found, count, synchronized):
-    copies = {k: v for k, v in found(count).items() if k.startswith(f"training {synchronized} copies")}
+def test_all_replicas_hold_the_same_weights_after_training(found, run, synchronized):
+    copies = {k: v for k, v in found(run).items() if k.startswith(f"training {synchronized} copies")}
     assert any("moving_variance" in name for name in copies)
     for name, values in copies.items():
         np.testing.assert_array_equal(values, np.broadcast_to(values[0], values.shape), err_msg=name)
 
 
 @tensorflow_only
-@every_count
+@every_run
 @pytest.mark.parametrize("synchronized", [True, False])
-def test_a_saved_model_predicts_as_the_live_one(found, count, synchronized):
-    live = found(count)[f"training {synchronized} predict"]
-    np.testing.assert_allclose(found(count)[f"training {synchronized} loaded predict"], live, rtol=1e-5, atol=1e-6)
+def test_a_saved_model_predicts_as_the_live_one(found, run, synchronized):
+    live = found(run)[f"training {synchronized} predict"]
+    np.testing.assert_allclose(found(run)[f"training {synchronized} loaded predict"], live, rtol=1e-5, atol=1e-6)
 
 
 @tensorflow_only
-@two_replicas
-def test_uneven_batches_and_an_empty_part_equal_one_device_with_keras_scale_of_the_loss(found):
+@two_replicas_compiled_or_not
+def test_uneven_batches_and_an_empty_part_equal_one_device_with_keras_scale_of_the_loss(found, run):
     # Keras takes the mean over a replica's samples and divides it by the number of replicas.
     x, y = trainings.images(11)
     scale = np.concatenate([[n / (2 * part)] * part for n, part in ((5, 3), (5, 2), (5, 3), (5, 2), (1, 1))])
@@ -193,21 +204,21 @@ def test_uneven_batches_and_an_empty_part_equal_one_device_with_keras_scale_of_t
         "predict": model.predict(x, verbose=0),
     }
     for name, value in want.items():
-        np.testing.assert_allclose(found(2)[f"uneven True {name}"], value, rtol=2e-5, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(found(run)[f"uneven True {name}"], value, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
 @tensorflow_only
-@two_replicas
-def test_a_plain_layer_stays_finite_when_a_replica_goes_empty(found):
-    values = {k: v for k, v in found(2).items() if k.startswith("uneven False")}
+@two_replicas_compiled_or_not
+def test_a_plain_layer_stays_finite_when_a_replica_goes_empty(found, run):
+    values = {k: v for k, v in found(run).items() if k.startswith("uneven False")}
     assert len(values) > 8
     assert all(np.isfinite(value).all() for value in values.values())
 
 
 @tensorflow_only
-@two_replicas
-def test_keras_cannot_build_from_an_uneven_first_batch(found):
-    assert "must have the same size and shape" in str(found(2)["uneven error of keras.Model"])
+@two_replicas_compiled_or_not
+def test_keras_cannot_build_from_an_uneven_first_batch(found, run):
+    assert "must have the same size and shape" in str(found(run)["uneven error of keras.Model"])
 
 
 # Recalibration and re-parametrization
@@ -217,9 +228,9 @@ def test_keras_cannot_build_from_an_uneven_first_batch(found):
 @two_replicas
 @pytest.mark.parametrize("library", ["ours", "keras"])
 @pytest.mark.parametrize("synchronized", [True, False])
-def test_recalibration_on_two_replicas_equals_one_device(found, library, synchronized):
+def test_recalibration_on_two_replicas_equals_one_device(found, run, library, synchronized):
     prefix = f"recalibrated {library} {synchronized} "
-    results = {name: value for name, value in found(2).items() if name.startswith(prefix)}
+    results = {name: value for name, value in found(run).items() if name.startswith(prefix)}
     assert len(results) == 4
     for name, (got, want) in results.items():
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -228,10 +239,10 @@ def test_recalibration_on_two_replicas_equals_one_device(found, library, synchro
 @tensorflow_only
 @two_replicas
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_training_wrapped_layers_on_two_replicas_equals_training_on_one_device(found, wrapper):
+def test_training_wrapped_layers_on_two_replicas_equals_training_on_one_device(found, run, wrapper):
     model, _, _ = trainings.wrapped(wrapper)
     for name, value in trainings.weights(model).items():
-        got = found(2)[f"wrapped {wrapper.__name__} {name}"]
+        got = found(run)[f"wrapped {wrapper.__name__} {name}"]
         np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 

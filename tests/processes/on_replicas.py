@@ -13,8 +13,8 @@ from keras_norm.distribute import DistributedModel
 from support import parts, trainings
 from support.wrapped_layers import WRAPPERS
 
-COUNT, OUT = int(sys.argv[1]), Path(sys.argv[2])
-if sys.argv[3] == "as on a GPU":
+COUNT, OUT, WAY = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+if WAY == "as on a GPU":
     compilation.has_accelerator = lambda: True
     compilation.set_mode("always")
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -133,6 +133,8 @@ if COUNT == 2:
     for synchronized in (True, False):
         got = uneven_training(DistributedModel, synchronized)
         found |= {f"uneven {synchronized} {name}": value for name, value in got.items()}
+    found["uneven error of keras.Model"] = trainings.error_of(lambda: uneven_training(keras.Model))
+if (COUNT, WAY) == (2, "as it is"):
     for library, layer in (("ours", kn.BatchNormalization), ("keras", keras.layers.BatchNormalization)):
         for synchronized in (True, False):
             got = recalibrated(layer, synchronized)
@@ -142,5 +144,4 @@ if COUNT == 2:
             model, _, _ = trainings.wrapped(wrapper)
         prefix = f"wrapped {wrapper.__name__}"
         found |= {f"{prefix} {name}": value for name, value in trainings.weights(model).items()}
-    found["uneven error of keras.Model"] = trainings.error_of(lambda: uneven_training(keras.Model))
 np.savez(OUT, **found)
