@@ -97,6 +97,7 @@ def test_compiled_gradients_are_those_of_plain_operations_in_every_dtype(compili
         np.testing.assert_allclose(compiled, plain, rtol=unit, atol=unit * np.abs(plain).max())
 
 
+@pytest.mark.slow
 @every_case()
 def test_gradients_of_gradients_equal_differences_of_gradients(compiling, case):
     x, layer = random_input(2, 3, CHANNELS), case.built((None, 3, CHANNELS), dtype="float64")

@@ -1,6 +1,6 @@
 """What an exported model gives, run by the format's own runtime; TensorFlow backend.
 
-A model of one tensor gives an array, a model of dicts of tensors gives a dict.
+A model with one output gives an array, a model with a dict of outputs gives a dict.
 """
 
 import keras
@@ -25,7 +25,7 @@ def litert(model, x, path):
     run = interpreter.get_signature_runner("serving_default")
     names = run.get_input_details()
     y = run(**(x if isinstance(x, dict) else dict.fromkeys(names, x)))
-    return y if isinstance(model.output, dict) else next(iter(y.values())), operations
+    return y if len(y) > 1 else next(iter(y.values())), operations
 
 
 def onnx(model, x, path):
@@ -35,4 +35,4 @@ def onnx(model, x, path):
     session = onnxruntime.InferenceSession(str(path))
     names = [output.name for output in session.get_outputs()]
     y = session.run(names, {session.get_inputs()[0].name: x})
-    return dict(zip(names, y, strict=True)) if isinstance(model.output, dict) else y[0]
+    return dict(zip(names, y, strict=True)) if len(y) > 1 else y[0]
