@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_norm as kn
-from support.backends import array, call
+from support.backends import array, call, keras_with_renorm
 from support.cases import random_input
 
 PAGE = (Path(__file__).parent.parent / "docs" / "migration.md").read_text()
@@ -31,6 +31,7 @@ def test_the_page_names_every_normalization_of_keras():
 
 
 @pytest.mark.parametrize(("a", "b"), [(1.5, 0.5), (3.0, 5.0)])
+@keras_with_renorm
 def test_clipping_and_statistics_of_keras_renorm_carry_over(a, b):
     clipping = {"rmax": a, "rmin": 1 / a, "dmax": b}
     old = keras.layers.BatchNormalization(renorm=True, renorm_clipping=clipping, renorm_momentum=0.9)

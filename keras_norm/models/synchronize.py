@@ -39,7 +39,7 @@ def _synchronized(layer: Layer) -> Layer:
     config = layer.get_config() | {"synchronized": True}
     if not isinstance(layer, keras.layers.BatchNormalization):
         return type(layer).from_config(config)
-    if layer.renorm:
+    if getattr(layer, "renorm", False):  # Keras 3.13 does not have it
         raise ValueError(
             "synchronize_batch_normalization: a layer of Keras must not have renorm=True, whose statistics are others. "
             f"Received: layer={layer.name!r} (first replace it by a BatchRenormalization)."

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_norm as kn
-from support.backends import array, call, gradients
+from support.backends import array, call, gradients, keras_with_renorm
 from support.cases import random_input
 from support.reference import differences
 
@@ -85,6 +85,7 @@ def test_the_moving_average_is_that_of_the_standard_deviation():
     np.testing.assert_allclose(array(layer.moving_variance), sigma**2 - EPSILON, rtol=1e-5)
 
 
+@keras_with_renorm
 def test_it_equals_keras_with_renorm_over_20_steps_once_its_weights_are_moved_over():
     clips = {"rmax": 2.0, "rmin": 0.5, "dmax": 1.0}
     theirs = keras.layers.BatchNormalization(renorm=True, renorm_clipping=clips, renorm_momentum=0.9, momentum=0.9)

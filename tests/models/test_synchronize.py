@@ -6,7 +6,7 @@ from keras import layers as kl
 
 import keras_norm as kn
 from keras_norm import models
-from support.backends import array, tensorflow_only
+from support.backends import array, keras_with_renorm, tensorflow_only
 from support.networks import mixed, part, sequential
 
 pytestmark = pytest.mark.quick
@@ -45,6 +45,7 @@ def test_frozen_ones_and_other_normalizations_stay():
 
 
 @tensorflow_only
+@keras_with_renorm
 def test_renorm_of_keras_is_refused():
     model = sequential(kl.BatchNormalization(renorm=True, name="norm"))
     with pytest.raises(ValueError, match=r"must not have renorm=True, .* Received: layer='norm'"):

@@ -1,11 +1,19 @@
 """Calls, gradients and modes of execution, the same on every Keras backend."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
 
 BACKEND = keras.backend.backend()
 tensorflow_only = pytest.mark.skipif(BACKEND != "tensorflow", reason="its subject is TensorFlow's alone")
+
+
+keras_with_renorm = pytest.mark.skipif(
+    "renorm" not in inspect.signature(keras.layers.BatchNormalization).parameters,
+    reason="keras.layers.BatchNormalization has no renorm in this version",
+)
 
 
 def array(tensor):
