@@ -1,8 +1,8 @@
 """python tests/golden/add_release.py: writes the files of this version, which every later version must load.
 
-One `.keras` and one `.weights.h5` for each layer and wrapper, and what each model computes. Run it once per release, when
-`keras_norm.__version__` is set, on TensorFlow and on the lowest Keras that setup.cfg allows: 3.13 cannot read the `.keras`
-files of 3.15, whose initializers have arguments that it does not know. The files of earlier releases stay as they are.
+One `.keras` and one `.weights.h5` for each layer and wrapper, and what each model computes. Run it once per release,
+when `keras_norm.__version__` is set, on TensorFlow and on the lowest Keras that setup.cfg allows: 3.13 cannot read the
+`.keras` files of 3.15, whose initializers have arguments that it does not know. The files of earlier releases stay.
 """
 
 import sys
