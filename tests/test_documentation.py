@@ -35,7 +35,7 @@ def test_examples_of_docstrings_give_what_they_show(name):
 @pytest.mark.parametrize("name", [n for n in vars(keras_norm) if n[0].isupper()])
 def test_every_public_class_has_a_formula_shapes_an_example_and_a_source(name):
     doc = getattr(keras_norm, name).__doc__
-    assert re.findall(r"^ {8}(?!>>> |    )\S.* = .*", doc, re.MULTILINE), "no formula in a line of its own"
+    assert re.findall(r"^ {8}(?!>>> |    )\S.* = .*", doc, re.MULTILINE), "no formula on a separate line"
     assert re.search(r"^ {4}(Input shape|Shapes): ", doc, re.MULTILINE)
     assert re.search(r"^ {4}Example:\n {8}>>> ", doc, re.MULTILINE)
     assert re.search(r"^ {4}Reference: .*\d{4}.*https://", doc, re.MULTILINE | re.DOTALL)

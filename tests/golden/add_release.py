@@ -24,7 +24,7 @@ OUTPUTS = "outputs.npz"
 
 
 def of_case(case):
-    """The layer between two convolutions, since files also hold what stands beside it."""
+    """The layer between two convolutions: a file holds the layers around it too."""
     return keras.Sequential(
         [
             keras.Input(SHAPE),

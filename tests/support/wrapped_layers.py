@@ -76,7 +76,7 @@ WRAPPERS = [WeightNormalization, SpectralNormalization]
 
 
 def model_of_all(wrapper, unroll=False):
-    """A model with an input, a wrapped layer and an output of its own for every kind, all by the kind's name."""
+    """A model with one input, one wrapped layer and one output per kind, named after the kind."""
     inputs, outputs = {}, {}
     for kind in KINDS:
         # An RNN in a loop would need TensorFlow's own operations in LiteRT, wrapped or not.
