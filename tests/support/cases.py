@@ -25,20 +25,20 @@ def same_sample(i, k, shape, axis):
 
 
 def same_sample_and_channel(i, k, shape, axis):
-    return same_sample(i, k, shape, axis) and same_channel(i, k, shape, axis)
+    return same_sample(i, k, shape, axis) & same_channel(i, k, shape, axis)
 
 
 def same_elsewhere(i, k, shape, axis):
-    return all(i[a] == k[a] for a in range(len(shape)) if a != axis)
+    return np.all([i[a] == k[a] for a in range(len(shape)) if a != axis], axis=0)
 
 
 def same_elsewhere_but_axis_1(i, k, shape, axis):
-    return all(i[a] == k[a] for a in range(len(shape)) if a not in (1, axis))
+    return np.all([i[a] == k[a] for a in range(len(shape)) if a not in (1, axis)], axis=0)
 
 
 def same_group(groups):
     def same(i, k, shape, axis):
-        return i[0] == k[0] and i[axis] * groups // shape[axis] == k[axis] * groups // shape[axis]
+        return (i[0] == k[0]) & (i[axis] * groups // shape[axis] == k[axis] * groups // shape[axis])
 
     return same
 

@@ -1,4 +1,4 @@
-"""The definition, slowly: a float64 loop over positions i and their sets S_i. Never imports keras_norm."""
+"""The definition in float64: each position i with its whole set S_i beside it. Never imports keras_norm."""
 
 from functools import lru_cache
 
@@ -7,30 +7,30 @@ import numpy as np
 
 @lru_cache(maxsize=256)
 def members(same, shape, axis):
-    """Row i marks the positions k of S_i, for `same(i, k, shape, axis)` on index tuples."""
-    positions = list(np.ndindex(*shape))
-    return np.array([[same(i, k, shape, axis) for k in positions] for i in positions])
+    """Row i marks the positions k of S_i, for `same(i, k, shape, axis)` on index tuples, here of arrays."""
+    positions = np.indices(shape).reshape(len(shape), -1)
+    return same(positions[:, :, None], positions[:, None, :], shape, axis)
 
 
 def standardize(x, same, axis, epsilon, mask=None):
     """(x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) at each i, and 0 where the mask is False."""
-    return _at_each(x, same, axis, mask, lambda x_i, s: (x_i - s.mean()) / np.sqrt(s.var() + epsilon))
+    return _at_each(x, same, axis, mask, lambda x_i, s: (x_i - s(np.mean)) / np.sqrt(s(np.var) + epsilon))
 
 
 def center(x, same, axis, mask=None):
     """x_i - mean(S_i) at each i, and 0 where the mask is False."""
-    return _at_each(x, same, axis, mask, lambda x_i, s: x_i - s.mean())
+    return _at_each(x, same, axis, mask, lambda x_i, s: x_i - s(np.mean))
 
 
 def _at_each(x, same, axis, mask, formula):
-    """`formula` of x_i and the values of S_i, at each position that the mask keeps."""
-    values = np.asarray(x, "float64").ravel()
-    kept = np.full(values.shape, True) if mask is None else spread(mask, x.shape).ravel()
-    y = np.zeros_like(values)
-    for i, in_set in enumerate(members(same, x.shape, axis)):
-        if kept[i]:
-            y[i] = formula(values[i], values[in_set & kept])
-    return y.reshape(x.shape)
+    """`formula` of x_i and of what gives a statistic of S_i, at the positions that the mask keeps."""
+    kept = np.full(x.shape, True) if mask is None else spread(mask, x.shape)
+    y = np.zeros(x.shape)
+    if kept.any():
+        x_i = np.asarray(x, "float64")[kept]
+        in_set = members(same, x.shape, axis)[np.ix_(kept.ravel(), kept.ravel())]
+        y[kept] = formula(x_i, lambda statistic: statistic(np.broadcast_to(x_i, in_set.shape), axis=1, where=in_set))
+    return y
 
 
 def spread(mask, shape):
