@@ -1,5 +1,7 @@
 """Every promise of the family times every layer of the case table. The numbers are those of docs/contract.md."""
 
+from functools import cache
+
 import hypothesis
 import hypothesis.strategies as st
 import keras
@@ -208,7 +210,13 @@ MASKS = {
     "input": np.random.default_rng(4).integers(0, 2, (3, 4, 2, CHANNELS)),
     "nothing": np.zeros((3, 4)),
 }
-every_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+every_mask = pytest.mark.parametrize(
+    "mask",
+    [
+        pytest.param(mask, id=name, marks=pytest.mark.quick if name == "batch, time" else ())
+        for name, mask in MASKS.items()
+    ],
+)
 
 
 @every_case(masks=True)
@@ -224,7 +232,6 @@ def test_masked_positions_belong_to_no_set_whatever_stands_there(case, mask, jun
     assert all(np.isfinite(array(w)).all() for w in layer.weights)
 
 
-@pytest.mark.quick
 @every_case(masks=True)
 @every_mask
 def test_what_stands_in_masked_places_reaches_no_gradient(case, mask):
@@ -326,17 +333,32 @@ def test_config_is_what_the_user_wrote_before_and_after_build(case):
     assert case.config(again) == before
 
 
-@every_case()
-def test_a_saved_model_predicts_the_same_bit_for_bit(case, tmp_path):
+@pytest.fixture(scope="module")
+def model_of_all():
+    """A model with an output for each case, after a call that has moved the moving statistics."""
     inputs = keras.Input((3, 4, CHANNELS))
-    layer = case.built((None, 3, 4, CHANNELS))
-    model = keras.Sequential([inputs, layer, keras.layers.Flatten(), keras.layers.Dense(2)])
-    x = random_input(5, 3, 4, CHANNELS, dtype="float32")
-    model(x, training=True)  # moves moving statistics
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
-    assert [array(w).tolist() for w in loaded.weights] == [array(w).tolist() for w in model.weights]
+    outputs = {f"y{k}": case.built((None, 3, 4, CHANNELS), name=f"case{k}")(inputs) for k, case in enumerate(CASES)}
+    model = keras.Model(inputs, outputs)
+    model(random_input(5, 3, 4, CHANNELS, dtype="float32"), training=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved_and_loaded(model_of_all, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "model.keras"
+    model_of_all.save(path)
+    return keras.models.load_model(path)
+
+
+@pytest.mark.xdist_group("model of all")
+@every_case()
+def test_a_saved_model_predicts_the_same_bit_for_bit(case, model_of_all, saved_and_loaded):
+    x = random_input(2, 3, 4, CHANNELS, dtype="float32")
+    name, layer = f"y{CASES.index(case)}", f"case{CASES.index(case)}"
+    np.testing.assert_array_equal(array(saved_and_loaded(x)[name]), array(model_of_all(x)[name]))
+    old, new = (model.get_layer(layer).weights for model in (model_of_all, saved_and_loaded))
+    for a, b in zip(new, old, strict=True):
+        np.testing.assert_array_equal(array(a), array(b))
 
 
 @pytest.mark.quick
@@ -357,9 +379,20 @@ MODES = {"tensorflow": ["graph", "xla"], "jax": ["jit"], "torch": []}[BACKEND]  
 
 
 @every_case()
-@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
-@pytest.mark.parametrize("mode", [pytest.param(m, marks=[] if m == "xla" else pytest.mark.quick) for m in MODES])
-def test_every_mode_of_execution_gives_the_same_numbers(case, masked, mode):
+@pytest.mark.parametrize(
+    ("mode", "masked"),
+    [
+        pytest.param(
+            mode,
+            masked,
+            id=f"{mode}{' masked' * masked}",
+            marks=() if masked or mode == "xla" else pytest.mark.quick,
+        )
+        for mode in MODES
+        for masked in (False, True)
+    ],
+)
+def test_every_mode_of_execution_gives_the_same_numbers(case, mode, masked):
     x = random_input(3, 4, 5, CHANNELS, dtype="float32")
     mask = np.random.default_rng(5).integers(0, 2, (3, 4)).astype(bool) if masked else None
     kwargs = {} if mask is None else {"mask": mask}
@@ -407,32 +440,44 @@ def test_a_remat_scope_changes_no_number_and_moves_statistics_once(case, scope, 
         np.testing.assert_allclose(array(a), array(b), rtol=1e-5, atol=1e-6)
 
 
+@cache
+def fitted(jit_compile):
+    """The losses of each case in `fit` and `evaluate`, and its predictions, by a model with a head for each."""
+    x = random_input(8, 3, 4, CHANNELS, dtype="float32")
+    inputs, outputs = keras.Input(x.shape[1:]), {}
+    for k, case in enumerate(CASES):
+        pooled = keras.layers.GlobalAveragePooling2D()(case.make()(inputs))
+        outputs[f"y{k}"] = keras.layers.Dense(1, name=f"head{k}")(pooled)
+    model, y = keras.Model(inputs, outputs), dict.fromkeys(outputs, x.mean((1, 2, 3)))
+    model.compile(keras.optimizers.SGD(0.01), dict.fromkeys(outputs, "mse"), jit_compile=jit_compile)
+    history = model.fit(x, y, batch_size=4, epochs=3, verbose=0).history
+    return history, model.evaluate(x, y, verbose=0, return_dict=True), model.predict(x, verbose=0)
+
+
+@pytest.mark.xdist_group("model of all")
 @every_case()
 @pytest.mark.parametrize(
     "jit_compile",
     [False, *([] if BACKEND == "torch" else [pytest.param(True, marks=pytest.mark.slow)])],  # no promise on torch
 )
 def test_fit_evaluate_and_predict_work(case, jit_compile):
-    x = random_input(8, 3, 4, CHANNELS, dtype="float32")
-    model = keras.Sequential([case.make(), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)])
-    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=jit_compile)
-    losses = model.fit(x, x.mean((1, 2, 3)), batch_size=4, epochs=3, verbose=0).history["loss"]
+    history, evaluated, predicted = fitted(jit_compile)
+    name = f"y{CASES.index(case)}"
+    losses = history[f"{name}_loss"]
     assert losses[-1] < losses[0]
-    assert np.isfinite(model.evaluate(x, x.mean((1, 2, 3)), verbose=0))
-    assert model.predict(x, verbose=0).shape == (8, 1)
+    assert np.isfinite(evaluated[f"{name}_loss"])
+    assert predicted[name].shape == (8, 1)
+    assert np.isfinite(predicted[name]).all()
 
 
 # 9. Export
 
 
 @pytest.fixture(scope="module")
-def exported():
-    """A model with an output for each case, whose only unknown size is the batch; inputs; what it predicts for them."""
-    inputs = keras.Input((3, 4, CHANNELS))
-    outputs = {f"y{k}": case.built((None, 3, 4, CHANNELS))(inputs) for k, case in enumerate(CASES)}
-    model, x = keras.Model(inputs, outputs), random_input(2, 3, 4, CHANNELS, dtype="float32")
-    model(x, training=True)  # moves moving statistics
-    return model, x, {name: array(y) for name, y in model(x).items()}
+def exported(model_of_all):
+    """The model, whose only unknown size is the batch; inputs; what it predicts for them."""
+    x = random_input(2, 3, 4, CHANNELS, dtype="float32")
+    return model_of_all, x, {name: array(y) for name, y in model_of_all(x).items()}
 
 
 @pytest.fixture(scope="module")
@@ -454,7 +499,7 @@ def from_onnx(exported, tmp_path_factory):
 
 
 @tensorflow_only
-@pytest.mark.xdist_group("export")
+@pytest.mark.xdist_group("model of all")
 @every_case()
 @pytest.mark.parametrize("file_format", ["saved_model", "litert", "onnx"])
 def test_an_exported_model_gives_equal_outputs(case, file_format, exported, request):
@@ -465,7 +510,7 @@ def test_an_exported_model_gives_equal_outputs(case, file_format, exported, requ
 
 
 @tensorflow_only
-@pytest.mark.xdist_group("export")
+@pytest.mark.xdist_group("model of all")
 def test_a_litert_model_with_static_shapes_asks_for_no_shape(from_litert):
     _, operations = from_litert
     assert "SHAPE" not in operations

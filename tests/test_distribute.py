@@ -101,7 +101,6 @@ def wait_for(path):
         time.sleep(0.1)
 
 
-@pytest.mark.quick
 def test_on_one_device_it_is_keras_model():
     ours, keras_own = (
         trainings.trained(trainings.convolutional(DistributedModel)),

@@ -14,13 +14,13 @@ from support.wrapped_layers import WRAPPERS
 
 
 class Run(NamedTuple):
-    """A process of `on_replicas.py`: how many replicas it has, and whether layers compile themselves in it."""
+    """A process of `on_replicas.py`: how many replicas it has, and what it does."""
 
     count: int
     way: str = "as it is"
 
 
-TWO, TWO_COMPILED = Run(2), Run(2, "as on a GPU")
+TWO, TWO_COMPILED, TWO_WRAPPED = Run(2), Run(2, "as on a GPU"), Run(2, "wrapped layers")
 RUNS = [Run(1), TWO, TWO_COMPILED, Run(4)]
 
 
@@ -237,7 +237,7 @@ def test_recalibration_on_two_replicas_equals_one_device(found, run, library, sy
 
 
 @tensorflow_only
-@two_replicas
+@of_runs([TWO_WRAPPED])
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_training_wrapped_layers_on_two_replicas_equals_training_on_one_device(found, run, wrapper):
     model, _, _ = trainings.wrapped(wrapper)

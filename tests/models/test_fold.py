@@ -11,8 +11,6 @@ from keras_norm.models.kinds import is_batch_normalization, layers_inside
 from support.backends import BACKEND, array
 from support.networks import inputs, mixed, predict, randomized, sequential
 
-pytestmark = pytest.mark.quick
-
 KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization]
 LINEAR = {
     "Dense": ((6,), lambda **k: kl.Dense(4, **k)),
@@ -69,6 +67,7 @@ def test_a_normalization_before_a_linear_layer_is_folded(name, use_bias):
     assert_predicts_as(new, model)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", LINEAR)
 def test_one_before_and_one_behind_go_into_the_same_layer(name):
     shape, linear = LINEAR[name]
@@ -78,6 +77,7 @@ def test_one_before_and_one_behind_go_into_the_same_layer(name):
     assert_predicts_as(new, model)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("center", [True, False])
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("kind", [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization])
@@ -87,6 +87,7 @@ def test_every_kind_is_folded_with_and_without_gamma_and_beta(kind, scale, cente
     assert_predicts_as(folded(model), model)
 
 
+@pytest.mark.quick
 def test_frozen_ones_are_folded():
     model = models.freeze_batch_normalization(sequential(kl.Conv2D(4, 3), kl.BatchNormalization()))
     assert len(folded(model).layers) == 1
@@ -185,6 +186,7 @@ class Squared(kl.Dense):
         return keras.ops.square(super().call(inputs))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("case", STAYING)
 def test_what_cannot_be_folded_stays(case, capsys):
     model = randomized(STAYING[case]())
@@ -225,6 +227,7 @@ def test_a_normalization_at_the_end_gives_the_name_of_the_output_to_the_layer_be
     assert [layer.name for layer in new.layers] == ["logits"]
 
 
+@pytest.mark.quick
 def test_it_says_how_many_were_folded_and_between_what_the_others_stand(capsys):
     models.fold_batch_normalization(mixed())
     assert capsys.readouterr().out == (

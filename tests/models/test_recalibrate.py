@@ -195,6 +195,7 @@ def test_a_model_without_batch_normalization_is_returned_as_it_is():
     assert recalibrated(model, images()) is model
 
 
+@pytest.mark.slow
 def test_after_a_short_training_with_a_long_memory_it_repairs_the_validation_error():
     from sklearn.datasets import load_digits
 

@@ -121,27 +121,36 @@ def recalibrated(layer, synchronized):
     }
 
 
-found = {}
-for sizes in parts.SIZES[COUNT]:
-    for call in parts.CALLS:
-        found |= {f"{call} {sizes} {name}": value for name, value in one_call(call, sizes).items()}
-for synchronized in (True, False):
-    with strategy.scope():
-        model = trainings.convolutional(synchronized=synchronized)
-    found |= {f"training {synchronized} {name}": value for name, value in training(model).items()}
-if COUNT == 2:
-    for synchronized in (True, False):
-        got = uneven_training(DistributedModel, synchronized)
-        found |= {f"uneven {synchronized} {name}": value for name, value in got.items()}
-    found["uneven error of keras.Model"] = trainings.error_of(lambda: uneven_training(keras.Model))
-if (COUNT, WAY) == (2, "as it is"):
-    for library, layer in (("ours", kn.BatchNormalization), ("keras", keras.layers.BatchNormalization)):
-        for synchronized in (True, False):
-            got = recalibrated(layer, synchronized)
-            found |= {f"recalibrated {library} {synchronized} {name}": value for name, value in got.items()}
+def wrapped_layers():
+    found = {}
     for wrapper in WRAPPERS:
         with strategy.scope():
             model, _, _ = trainings.wrapped(wrapper)
         prefix = f"wrapped {wrapper.__name__}"
         found |= {f"{prefix} {name}": value for name, value in trainings.weights(model).items()}
-np.savez(OUT, **found)
+    return found
+
+
+def normalizations():
+    found = {}
+    for sizes in parts.SIZES[COUNT]:
+        for call in parts.CALLS:
+            found |= {f"{call} {sizes} {name}": value for name, value in one_call(call, sizes).items()}
+    for synchronized in (True, False):
+        with strategy.scope():
+            model = trainings.convolutional(synchronized=synchronized)
+        found |= {f"training {synchronized} {name}": value for name, value in training(model).items()}
+    if COUNT == 2:
+        for synchronized in (True, False):
+            got = uneven_training(DistributedModel, synchronized)
+            found |= {f"uneven {synchronized} {name}": value for name, value in got.items()}
+        found["uneven error of keras.Model"] = trainings.error_of(lambda: uneven_training(keras.Model))
+    if (COUNT, WAY) == (2, "as it is"):
+        for library, layer in (("ours", kn.BatchNormalization), ("keras", keras.layers.BatchNormalization)):
+            for synchronized in (True, False):
+                got = recalibrated(layer, synchronized)
+                found |= {f"recalibrated {library} {synchronized} {name}": value for name, value in got.items()}
+    return found
+
+
+np.savez(OUT, **(wrapped_layers() if WAY == "wrapped layers" else normalizations()))
