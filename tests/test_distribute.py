@@ -112,6 +112,7 @@ def test_on_one_device_it_is_keras_model():
 
 def test_it_is_saved_as_what_it_is(tmp_path):
     model = trainings.convolutional(DistributedModel)
+    model.optimizer.build(model.trainable_variables)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded) is type(model)

@@ -45,8 +45,9 @@ def test_every_public_class_has_a_formula_shapes_an_example_and_a_source(name):
 @tensorflow_only
 def test_the_python_blocks_of_the_readme_run():
     names = {}
-    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
-        exec(compile(block, "README.md", "exec"), names)
+    with pytest.warns(UserWarning, match="groups=32 do not divide the channels of all layers"):  # MobileNetV2's 24
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
+            exec(compile(block, "README.md", "exec"), names)
 
 
 @pytest.mark.quick

@@ -17,7 +17,8 @@ KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization, 
 
 def trained(model):
     model.compile(keras.optimizers.SGD(0.1), "mse")
-    model.fit(inputs(model), np.ones((5, *model.output_shape[1:])), verbose=0)
+    x = inputs(model)
+    model.fit(x[0] if len(x) == 1 else x, np.ones((5, *model.output_shape[1:])), verbose=0)
     return model
 
 

@@ -194,6 +194,7 @@ def test_the_training_argument_of_a_stateless_call_reaches_the_wrapped_layer(wra
     assert np.abs(training - inference).max() > 1e-2
 
 
+@pytest.mark.filterwarnings("ignore:Layer .* does not support masking:UserWarning")
 @every_wrapper
 @pytest.mark.parametrize("name", ["Dense", "Conv1D", "EinsumDense", "SimpleRNN", "GRU"])
 def test_a_mask_is_passed_on_if_and_only_if_the_wrapped_layer_does(name, wrapper):
