@@ -1,5 +1,6 @@
 """The moments themselves, and what joins the parts of a set."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -49,7 +50,7 @@ def test_moments_of_parts_of_any_size_join_to_those_of_the_whole(masked, monkeyp
     served = []
     for call in range(2):
         each = [sums_of(part, served)[0][call] for part in parts]
-        served.append(tuple(sum(tensors) for tensors in zip(*each, strict=True)))
+        served.append(tuple(keras.ops.convert_to_tensor(sum(tensors)) for tensors in zip(*each, strict=True)))
     mean, variance, count = (np.broadcast_to(array(m), (1, 1, 4)) for m in sums_of(parts[1], served)[1])
 
     counted = np.ones(x.shape, bool) if mask is None else mask
