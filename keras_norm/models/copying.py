@@ -79,6 +79,7 @@ def build_like(original: Layer, new: Layer, place: Layer) -> None:
             for name in (place.path or "").split("/")[:-1]:
                 scopes.enter_context(keras.name_scope(name))
             new.build_from_config(config)
+        new.built = True  # as Keras says where it loads a file
 
 
 def own(value: Tensor) -> np.ndarray:
