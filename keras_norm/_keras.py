@@ -39,7 +39,7 @@ def become(old: Layer, new: Layer) -> None:
 
 
 def forget_compilation(model: keras.Model) -> None:
-    """Takes back what `compile` and `fit` keep of the weights: the optimizer, compiled functions, torch's parameters."""
+    """Drops what a model keeps of its former weights: the optimizer, compiled functions, torch's parameters."""
     for part in model._flatten_layers():
         if isinstance(part, keras.Model):
             part.compiled = False

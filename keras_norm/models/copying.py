@@ -49,12 +49,11 @@ def copy_model(
 
     def copy(layer: Layer) -> Layer | None:
         if id(layer) not in copies:
-            if id(layer) in without:
-                twin = None
-            else:
-                twin = _copy_graph(layer, copy) if is_graph(layer) else _recreate(layer)
-            copies[id(layer)] = layer, twin
+            copies[id(layer)] = layer, None if id(layer) in without else new(layer)
         return copies[id(layer)][1]
+
+    def new(layer: Layer) -> Layer:
+        return _copy_graph(layer, copy) if is_graph(layer) else _recreate(layer)
 
     with SafeModeScope(safe_mode=False), keras.saving.custom_object_scope(_classes(model)):
         result = copy(model)

@@ -7,10 +7,10 @@ import numpy as np
 from keras import ops
 from keras.layers import Layer
 
+from keras_norm._keras import become
 from keras_norm.layers import BatchInstanceNormalization
 from keras_norm.layers.frozen import FrozenBatchNormalization
 from keras_norm.models import linear
-from keras_norm._keras import become
 from keras_norm.models.conversion import check
 from keras_norm.models.copying import build_like, copy_model, is_container
 from keras_norm.models.graph import Place, places

@@ -1,7 +1,5 @@
 """Models by classes of their own are converted where their layers are, in a copy or in place."""
 
-import warnings
-
 import keras
 import numpy as np
 import pytest
@@ -51,7 +49,8 @@ def test_every_place_that_holds_a_layer_holds_the_new_one(conversion, in_place):
     assert (type(new), new is model) == (Everywhere, in_place)
     held = [
         new.norm, new.again, new.in_list[1], new.in_dict["norms"]["one"], new.in_tuple[0], new.in_both["deep"][0][0],
-        new.model_inside.layers[1], new.block.path_layers[1], new.over_time.layer, new.by_function.__closure__[0].cell_contents,
+        new.model_inside.layers[1], new.block.path_layers[1], new.over_time.layer,
+        new.by_function.__closure__[0].cell_contents,
     ]  # fmt: skip
     assert {type(layer) for layer in held} == {kind}
     assert new.norm is new.again is held[-1]
@@ -188,7 +187,7 @@ def test_names_of_layers_are_kept(conversion):
 
 
 def test_paths_of_weights_are_kept_in_place(conversion):
-    convert, kind, prepare = conversion
+    convert, _, prepare = conversion
     model = prepare(built(Detector))
     path = model.last_block.path_layers[1].path
     convert(model, in_place=True)
