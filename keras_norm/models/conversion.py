@@ -75,7 +75,7 @@ def _copy(owner: str, model: keras.Model) -> tuple[keras.Model, Twins]:
     except Exception as error:
         raise ValueError(
             f"{owner}: model must be one that its get_config and from_config can copy. "
-            f"Received: model={model.name!r} of {type(model).__name__}: {error} "
+            f"Received: model={model.name!r} of {type(model).__name__}: {str(error).splitlines()[0]} "
             "(in_place=True converts the model itself)."
         ) from error
 

@@ -61,7 +61,7 @@ def copy_model(
         for original, twin in reversed(copies.values()):  # models before their layers, for `trainable` reaches down
             if isinstance(twin, Layer):
                 for a, b in [(original, twin)] if is_graph(original) else _pairs(original, twin):
-                    if twins.setdefault(id(a), b) is not b:
+                    if twins.setdefault(id(a), b) is not b and (a.weights or is_normalization(a)):
                         raise ValueError(f"{a.name!r} is held by several layers, which would not share it in a copy")
                     _carry(a, b)
                 if not is_graph(original):
@@ -128,9 +128,12 @@ def _config_is_a_guess(model: keras.Model) -> bool:
 def _pairs(original: Layer, twin: Layer) -> Iterator[tuple[Layer, Layer]]:
     """Each layer inside `original` with its copy, outer before inner.
 
-    A class that builds its layers knows nothing of those that were converted since: these are made again.
+    A class that builds its layers knows nothing of those that were converted or changed since, nor of arguments that
+    its config leaves out: these layers are made again.
     """
-    if _was_converted(original, twin):
+    if type(original) is not type(twin) or _arguments(original) != _arguments(twin):
+        if not (is_normalization(original) or type(original).__module__.startswith("keras.")):
+            raise ValueError(f"{original.name!r} ({type(original).__name__}) has another class or arguments in a copy")
         again = _recreate(original)
         build_like(original, again, twin)
         become(twin, again)
@@ -138,19 +141,25 @@ def _pairs(original: Layer, twin: Layer) -> Iterator[tuple[Layer, Layer]]:
     inner, copied = parts(original), parts(twin)
     if len(inner) != len(copied):
         raise ValueError(f"{original.name!r} has {len(inner)} layers inside, and {len(copied)} in a copy")
-    if original.dtype_policy != twin.dtype_policy:
-        raise ValueError(f"{original.name!r} has another dtype policy in a copy")
     for a, b in zip(inner, copied, strict=True):
         yield from _pairs(a, b)
 
 
-def _was_converted(original: Layer, twin: Layer) -> bool:
-    def arguments(layer: Layer) -> dict[str, Any]:
-        return {name: value for name, value in layer.get_config().items() if name not in ("name", "trainable")}
+def _arguments(layer: Layer) -> Any:
+    """The arguments of a layer, as far as it gives them; of one with layers inside, these are looked at instead."""
+    if parts(layer) and not is_normalization(layer):
+        return layer.dtype_policy.name
+    try:
+        return _without_names(keras.saving.serialize_keras_object(layer.get_config()))
+    except NotImplementedError:
+        return layer.dtype_policy.name
 
-    if type(original) is not type(twin):
-        return True
-    return is_normalization(original) and arguments(original) != arguments(twin)
+
+def _without_names(config: Any) -> Any:
+    """A config without what may differ in a copy that is the same."""
+    if isinstance(config, dict):
+        return {k: _without_names(v) for k, v in config.items() if k not in ("name", "trainable", "build_config")}
+    return [_without_names(part) for part in config] if isinstance(config, (list, tuple)) else config
 
 
 def _carry(original: Layer, twin: Layer) -> None:
@@ -158,13 +167,20 @@ def _carry(original: Layer, twin: Layer) -> None:
     twin.name = original.name
     twin.trainable = original.trainable
     if original.built:
-        variables: dict[str, Tensor] = {}
-        original.save_own_variables(variables)
+        variables, copied = _own_variables(original), _own_variables(twin)
+        if [tuple(value.shape) for value in variables.values()] != [tuple(value.shape) for value in copied.values()]:
+            raise ValueError(f"{original.name!r} has weights of other shapes in a copy")
         twin.load_own_variables({name: own(value) for name, value in variables.items()})
     if hasattr(original, "save_assets"):  # Keras' own question: vocabularies are no variables
         with tempfile.TemporaryDirectory() as folder:
             original.save_assets(folder)
             twin.load_assets(folder)
+
+
+def _own_variables(layer: Layer) -> dict[str, Tensor]:
+    variables: dict[str, Tensor] = {}
+    layer.save_own_variables(variables)
+    return variables
 
 
 def _classes(model: keras.Model) -> dict[str, type[Layer]]:

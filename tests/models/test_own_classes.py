@@ -415,3 +415,54 @@ def test_weights_of_a_converted_class_are_loaded_after_it_is_built_and_converted
         weight.assign(array(weight) * 0)
     model.load_weights(tmp_path / "model.weights.h5")
     np.testing.assert_array_equal(predict(model), predict(new))
+
+
+def test_arguments_that_a_config_leaves_out_and_changes_of_layers_are_copied():
+    class Forgets(keras.Model):
+        def __init__(self, rate=0.5, **kwargs):
+            super().__init__(**kwargs)
+            self.dropout, self.norm = kl.Dropout(rate), kl.BatchNormalization()
+            self.dense = kl.Dense(FEATURES)
+
+        def call(self, x):
+            return self.dense(self.norm(self.dropout(x)))
+
+        def get_config(self):
+            return {"name": self.name}
+
+    model = built(Forgets, rate=0.25)
+    model.dense.activation = keras.activations.tanh
+    new = models.freeze_batch_normalization(model)
+    assert (new.dropout.rate, new.dense.activation) == (0.25, keras.activations.tanh)
+    np.testing.assert_allclose(predict(new), predict(model), rtol=1e-5, atol=1e-5)
+
+
+def test_a_copy_of_other_shapes_or_arguments_is_refused():
+    class Scale(kl.Layer):
+        def __init__(self, by, **kwargs):
+            super().__init__(**kwargs)
+            self.by = by
+
+        def call(self, x):
+            return self.by * x
+
+        def get_config(self):
+            return super().get_config() | {"by": self.by}
+
+    class Forgets(keras.Model):
+        def __init__(self, width=4, by=1.0, **kwargs):
+            super().__init__(**kwargs)
+            self.scale, self.wide, self.norm = Scale(by, name="scale"), Block(width), kl.BatchNormalization()
+
+        def call(self, x):
+            return self.norm(self.wide(self.scale(x)))
+
+        def get_config(self):
+            return {"name": self.name}
+
+    with pytest.raises(ValueError, match=r"'scale' \(Scale\) has another class or arguments in a copy \(in_place"):
+        models.freeze_batch_normalization(built(Forgets, by=2.0))
+    with pytest.raises(
+        ValueError, match=r"Received: model='\w+' of Forgets: '\w+' has weights of other shapes in a copy"
+    ):
+        models.freeze_batch_normalization(built(Forgets, width=8))
