@@ -17,9 +17,9 @@ class Block(kl.Layer):
 
     def build(self, input_shape):
         self.path_layers = [kl.Dense(self.features), kl.BatchNormalization()]
-        for layer in self.path_layers:
-            layer.build((*input_shape[:-1], self.features))
-            input_shape = (*input_shape[:-1], self.features)
+        dense, norm = self.path_layers
+        dense.build(input_shape)
+        norm.build((*input_shape[:-1], self.features))
 
     def call(self, x, training=None):
         dense, norm = self.path_layers
