@@ -12,22 +12,22 @@ from support import hub_models
 from support.backends import array, tensorflow_only
 from support.networks import assert_untouched, randomized, weights
 
-MODELS = {  # batch normalizations, all normalizations, and how many of the former are folded
+MODELS = {  # batch normalizations, all normalizations, and how many of the former are folded, where that is tried
     "resnet": (12, 12, 12),
     "efficientnet": (10, 10, 10),
-    "mobilenet": (16, 16, 0),
-    "densenet": (11, 11, 0),
+    "mobilenet": (16, 16, 1),
+    "densenet": (11, 11, 5),
     "hgnetv2": (13, 13, 0),
-    "cspnet": (13, 13, 0),
-    "xception": (7, 7, 0),
-    "deeplab": (18, 18, 0),
-    "retinanet": (12, 12, 0),
-    "retinanet_with_norms": (18, 20, 0),
-    "segformer": (1, 10, 0),
-    "basnet": (54, 54, 0),
-    "vae": (0, 20, 0),
-    "vit": (0, 5, 0),
-    "bert": (0, 5, 0),
+    "cspnet": (13, 13, 13),
+    "xception": (7, 7, 7),
+    "deeplab": (18, 18, 14),
+    "retinanet": (12, 12, 12),
+    "retinanet_with_norms": (18, 20, 12),
+    "segformer": (1, 10, None),
+    "basnet": (54, 54, None),
+    "vae": (0, 20, None),
+    "vit": (0, 5, None),
+    "bert": (0, 5, None),
 }
 # keras-hub needs TensorFlow; what the conversions do on JAX and torch is tested on smaller classes.
 pytestmark = [
@@ -94,34 +94,37 @@ def test_every_tool_converts_all_of_it_and_leaves_the_original_as_it_was(name):
         np.testing.assert_array_equal(y, expected)
 
 
-def test_gradients_reach_every_new_layer_and_a_step_and_weights_go_through(name, tmp_path):
+def trained_step(model, x):
+    """Takes a step, and gives the names of the normalizations whose weights it reached."""
     import tensorflow as tf
 
-    def converted():
-        return models.replace_normalization(make(name), kn.GroupNormalization(4), in_place=True)
-
-    model, x = converted(), inputs_of(name)
-    new = [layer for layer in layers_inside(model) if isinstance(layer, kn.GroupNormalization)]
     with tf.GradientTape() as tape:
         loss = sum(keras.ops.mean(keras.ops.square(y - 1)) for y in keras.tree.flatten(model(x, training=True)))
-    variables = [weight.value for weight in model.trainable_weights]
-    gradients = tape.gradient(loss, variables)
-    of = {id(v): g for v, g in zip(variables, gradients, strict=True)}
-    reached = [[of[id(w.value)] is not None for w in layer.trainable_weights] for layer in new]
-    assert sum(map(all, reached)) == len(new)
-    keras.optimizers.SGD(1e-3).apply(
-        [g for g in gradients if g is not None],
-        [w for w, g in zip(model.trainable_weights, gradients, strict=True) if g is not None],
-    )
+    gradients = tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+    pairs = [(g, w) for g, w in zip(gradients, model.trainable_weights, strict=True) if g is not None]
+    keras.optimizers.SGD(1e-3).apply(*zip(*pairs, strict=True))
+    reached = {id(weight) for _, weight in pairs}
+    norms = [layer for layer in layers_inside(model) if is_normalization(layer)]
+    return [layer.name for layer in norms if {id(weight) for weight in layer.trainable_weights} <= reached]
+
+
+def test_gradients_reach_every_new_layer_that_they_reached_before_and_weights_are_saved(name, tmp_path):
+    def converted(model):
+        return models.replace_normalization(model, kn.GroupNormalization(4), in_place=True)
+
+    model, x = make(name), inputs_of(name)
+    before = trained_step(model, x)  # outputs of some backbones are used by no task
+    assert len(before) > 0.8 * MODELS[name][1]
+    assert trained_step(converted(model), x) == before
     model.save_weights(tmp_path / "model.weights.h5")
-    other = converted()
+    other = converted(make(name))
     other.load_weights(tmp_path / "model.weights.h5")
     for y, expected in zip(predict(other, x), predict(model, x), strict=True):
         np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in MODELS if MODELS[name][2]]
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in MODELS if MODELS[name][2] is not None]
 )
 def test_it_is_folded(name, capsys):
     batch, _, foldable = MODELS[name]
@@ -161,4 +164,4 @@ def test_a_classifier_keeps_its_class_and_trains():
     assert (type(new), new.num_classes) == (type(classifier), 3)
     assert type(new.backbone) is type(classifier.backbone)
     new.compile(loss="sparse_categorical_crossentropy", optimizer="sgd")
-    assert np.isfinite(new.train_on_batch(inputs_of("resnet"), np.array([0, 2])))
+    assert np.isfinite(new.train_on_batch(inputs_of("resnet"), np.array([0, 2]))).all()
