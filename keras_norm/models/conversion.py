@@ -104,9 +104,10 @@ def _strategy(model: keras.Model) -> AbstractContextManager:
 def _warn_of_files(owner: str, model: keras.Model, changed: list[Layer]) -> None:
     """Says where a file of the model cannot tell what it holds: where its class builds the layers anew."""
     try:
-        named = set(_named(keras.saving.serialize_keras_object(model)))
+        with warnings.catch_warnings(action="ignore"):  # of lambdas, for this is no file
+            named = set(_named(keras.saving.serialize_keras_object(model)))
     except Exception:
-        return  # saving says so itself
+        return  # a model that has no config says so when it is saved
     missing = [layer.name for layer in changed if (type(layer).__name__, layer.name) not in named]
     if missing:
         warnings.warn(

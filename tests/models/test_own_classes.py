@@ -41,6 +41,7 @@ def converted_layers(model, kind):
     return [layer for layer in model._flatten_layers(include_self=False) if type(layer) is kind]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("in_place", [False, True])
 def test_every_place_that_holds_a_layer_holds_the_new_one(conversion, in_place):
     convert, kind, prepare = conversion
@@ -145,6 +146,7 @@ def test_a_layer_of_another_kind_that_holds_normalizations_is_copied_with_them()
     assert type(new.layers[0].layer) is kl.BatchNormalization
 
 
+@pytest.mark.quick
 def test_conversions_of_a_class_that_builds_its_layers_add_up():
     model = built(Everywhere)
     new = models.replace_normalization(model, kn.InstanceNormalization(axis=-1), lambda layer: layer is model.norm)
@@ -196,6 +198,7 @@ def test_paths_of_weights_are_kept_in_place(conversion):
     assert all(weight.path.startswith(path + "/") for weight in new.weights)
 
 
+@pytest.mark.quick
 def test_in_place_a_functional_model_stays_one_that_can_be_saved(conversion, tmp_path):
     convert, kind, prepare = conversion
     model = prepare(mixed())
@@ -270,6 +273,7 @@ def test_a_layer_that_was_never_called_is_converted_before_it_is_built():
         assert (type(new.spare), new.spare.groups, new.spare.built) == (kn.GroupNormalization, 32, False)
 
 
+@pytest.mark.quick
 def test_a_mask_that_the_new_layer_does_not_take_is_not_passed_to_it():
     class Unmasked(kl.Layer):
         def call(self, inputs):
