@@ -1,19 +1,21 @@
-"""A model copied layer by layer, with other layers in place of some: what every conversion is made of."""
+"""A model copied as a whole: class, weights, names, what is trainable and what is shared."""
 
 import inspect
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import keras
 import numpy as np
 from keras.layers import Layer
 
+from keras_norm._keras import SafeModeScope, become, functional_like_constructor, parts
 from keras_norm.arguments import Tensor
-from keras_norm.models.kinds import layers_inside
+from keras_norm.models.kinds import is_normalization
 
-Change = Callable[[Layer], Layer | None]
-"""What stands for a layer in the copy: another layer, the layer itself for a copy of it, or None for its inputs."""
+Twins = dict[int, Layer]
+"""What stands for a layer in the copy, by the id of the layer."""
 
 
 def is_container(layer: Layer) -> bool:
@@ -21,49 +23,72 @@ def is_container(layer: Layer) -> bool:
     return isinstance(layer, (keras.Sequential, keras.Function))
 
 
-def copy_model(owner: str, model: keras.Model, chosen: Callable[[Layer], bool], change: Change) -> keras.Model:
-    """A copy of `model` with `change(layer)` in place of each chosen layer, nested models included.
+def is_made_of_its_layers(layer: Layer) -> bool:
+    """Whether the layer is such a model and its class takes the layers, or inputs and outputs, and nothing else."""
+    if isinstance(layer, keras.Sequential):
+        return type(layer).__init__ is keras.Sequential.__init__
+    return isinstance(layer, keras.Function) and functional_like_constructor(type(layer))
 
-    Names, weights and `trainable` are carried over: all weights of a copied layer, and those of equal name and shape
-    of a changed one. The copy is not compiled. A class of model with a constructor of its own becomes `keras.Model`.
+
+def copy_model(
+    model: keras.Model,
+    is_graph: Callable[[Layer], bool] = is_made_of_its_layers,
+    without: Collection[int] = (),
+) -> tuple[keras.Model, Twins]:
+    """A copy of `model`, and what stands in it for each layer.
+
+    Graphs are copied layer by layer, and layers by their class and config, as in a file. Nothing is compiled.
+
+    Args:
+        model: the model.
+        is_graph: which models to copy layer by layer, instead of by their class.
+        without: ids of layers of graphs to leave out: what they are called with stands for what they give.
     """
-    check(owner, model, chosen)
-    copies: dict[int, tuple[Layer, Layer | None]] = {}  # by the id of the original
-    changed: set[int] = set()
+    copies: dict[int, tuple[Layer, Layer | None]] = {}
+    twins: Twins = {}
 
     def copy(layer: Layer) -> Layer | None:
         if id(layer) not in copies:
-            copies[id(layer)] = layer, _copy_container(layer, copy, call) if is_container(layer) else new(layer)
+            copies[id(layer)] = layer, None if id(layer) in without else new(layer)
         return copies[id(layer)][1]
 
-    def new(layer: Layer) -> Layer | None:
-        replacement: Any = change(layer) if chosen(layer) else layer
-        if replacement is layer:
-            return type(layer).from_config(layer.get_config())
-        changed.add(id(replacement))
-        return replacement
+    def new(layer: Layer) -> Layer:
+        return _copy_graph(layer, copy) if is_graph(layer) else _recreate(layer)
 
-    def call(layer: Layer | None, *args: Any, **kwargs: Any) -> Tensor:
-        if layer is None:
-            return args[0]
-        if id(layer) in changed:  # Keras recorded what the call of the original takes.
-            known = inspect.signature(layer.call).parameters
-            kwargs = {name: value for name, value in kwargs.items() if name in known}
-        return layer(*args, **kwargs)
-
-    result = copy(model)
-    for original, twin in reversed(copies.values()):  # models before their layers, for `trainable` reaches down
-        if isinstance(twin, Layer):
-            twin.trainable = original.trainable
-            if id(twin) in changed:
-                _carry_equal_weights(original, twin)
-            elif not is_container(twin):
-                _carry_state(original, twin)
-    return result
+    with SafeModeScope(safe_mode=False), keras.saving.custom_object_scope(_classes(model)):
+        result = copy(model)
+        build_like(model, result, model)
+        for original, twin in reversed(copies.values()):  # models before their layers, for `trainable` reaches down
+            if isinstance(twin, Layer):
+                for a, b in [(original, twin)] if is_graph(original) else _pairs(original, twin):
+                    if twins.setdefault(id(a), b) is not b and (a.weights or is_normalization(a)):
+                        raise ValueError(f"{a.name!r} is held by several layers, which would not share it in a copy")
+                    _carry(a, b)
+                if not is_graph(original):
+                    for weight, copied in zip(original.weights, twin.weights, strict=True):
+                        copied.trainable = weight.trainable
+    return result, twins
 
 
-def _copy_container(model: keras.Model, copy: Change, call: Callable[..., Tensor]) -> keras.Model:
-    """A model of the same class, if that can be, whose layers are copies."""
+def build_like(original: Layer, new: Layer, place: Layer) -> None:
+    """Builds `new` for the inputs of `original`, with paths of its weights as those of `place`."""
+    config = original.get_build_config() if original.built else None
+    if config and not new.built:
+        with ExitStack() as scopes:
+            for name in (place.path or "").split("/")[:-1]:
+                scopes.enter_context(keras.name_scope(name))
+            new.build_from_config(config)
+        new.built = True  # as Keras says where it loads a file
+
+
+def own(value: Tensor) -> np.ndarray:
+    """A copy of a value: JAX would share the buffer, and a training that gives it away would empty the original."""
+    return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(value)))
+
+
+def _copy_graph(model: keras.Model, copy: Callable[[Layer], Layer | None]) -> keras.Model:
+    """A model whose layers are copies, of the same class if that takes layers, or inputs and outputs."""
+    same_class = is_made_of_its_layers(model)
     is_sequential = isinstance(model, keras.Sequential)  # its `input` is what another model calls it with
     ends = (model.inputs, model.outputs) if is_sequential else (model.input, model.output)
     # The view is not compiled: `clone_model` would rebuild the optimizer and the loss from their configs.
@@ -72,62 +97,95 @@ def _copy_container(model: keras.Model, copy: Change, call: Callable[..., Tensor
     inputs = {id(entry.output): keras.layers.InputLayer.from_config(entry.get_config()) for entry in entries}
     if is_sequential:
         layers = [twin for twin in map(copy, model.layers) if twin is not None]
-        return keras.Sequential([*inputs.values(), *layers], name=model.name)
+        return (type(model) if same_class else keras.Sequential)([*inputs.values(), *layers], name=model.name)
     tensors = keras.tree.map_structure(lambda x: inputs[id(x)].output, view.input)
-    twin = keras.models.clone_model(view, input_tensors=tensors, clone_function=copy, call_function=call)
-    if type(model).__init__ is not type(view).__init__:
-        return twin
-    return type(model)(twin.input, twin.output, name=model.name)
+    twin = keras.models.clone_model(view, input_tensors=tensors, clone_function=copy, call_function=_call)
+    return type(model)(twin.input, twin.output, name=model.name) if same_class else twin
 
 
-def _carry_state(original: Layer, twin: Layer) -> None:
-    """All that Keras saves of a layer, and which of its parts are trainable."""
-    for a, b in zip(original._flatten_layers(), twin._flatten_layers(), strict=True):
-        b.trainable = a.trainable
-        variables: dict[str, Tensor] = {}
-        a.save_own_variables(variables)
-        b.load_own_variables({name: _own(value) for name, value in variables.items()})
-        if hasattr(a, "save_assets"):  # Keras' own question: vocabularies are no variables
-            with tempfile.TemporaryDirectory() as folder:
-                a.save_assets(folder)
-                b.load_assets(folder)
-    for a, b in zip(original.weights, twin.weights, strict=True):
-        b.trainable = a.trainable
+def _call(layer: Layer | None, *args: Any, **kwargs: Any) -> Tensor:
+    return args[0] if layer is None else layer(*args, **kwargs)
 
 
-def _carry_equal_weights(original: Layer, twin: Layer) -> None:
-    """The weights of equal name and shape."""
-    values = {weight.name: weight for weight in original.weights}
-    for weight in twin.weights:
-        if weight.name in values and tuple(weight.shape) == tuple(values[weight.name].shape):
-            weight.assign(_own(values[weight.name]))
+def _recreate(layer: Layer) -> Layer:
+    """A new layer of the same class and config."""
+    config = layer.get_config()
+    if isinstance(layer, keras.Model) and _config_is_a_guess(layer):
+        # Keras guesses the arguments of a model from the defaults of its constructor, not from what it was given.
+        named = set(inspect.getfullargspec(type(layer).__init__).args[1:])
+        unknown = sorted(named - {"name", "trainable", "dtype"})
+        if unknown:
+            raise TypeError(f"{type(layer).__name__} has no get_config that gives {', '.join(unknown)}")
+        return type(layer)(**{name: config[name] for name in named})
+    return type(layer).from_config(config)
 
 
-def _own(value: Tensor) -> np.ndarray:
-    """A copy of a value: JAX would share the buffer, and a training that gives it away would empty the original."""
-    return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(value)))
+def _config_is_a_guess(model: keras.Model) -> bool:
+    """Whether the class leaves its config to Keras, which does not know the arguments of a model's class."""
+    return type(model).get_config.__module__.startswith("keras.src.")
 
 
-def check(owner: str, model: keras.Model, chosen: Callable[[Layer], bool]) -> None:
-    """Refuses what cannot be taken apart."""
-    if not is_container(model):
-        raise TypeError(
-            f"{owner}: model must be Functional or Sequential, whose layers Keras can tell apart. "
-            f"Received: model of {type(model).__name__} (change the layers where the class makes them)."
-        )
-    if not model.built:
-        raise ValueError(
-            f"{owner}: model must be built. "
-            f"Received: model={model.name!r}, which is not (give it a keras.Input, or call it once)."
-        )
-    for layer in model.layers:
-        if is_container(layer):
-            check(owner, layer, chosen)
-        elif not chosen(layer):
-            inner = [part.name for part in layers_inside(layer)[1:] if chosen(part)]
-            if inner:
-                raise ValueError(
-                    f"{owner}: a layer must not hold normalizations inside itself. Received: {layer.name!r} "
-                    f"({type(layer).__name__}) with {', '.join(map(repr, inner))} "
-                    "(make it of layers that the model itself calls, or change them where its class makes them)."
-                )
+def _pairs(original: Layer, twin: Layer) -> Iterator[tuple[Layer, Layer]]:
+    """Each layer inside `original` with its copy, outer before inner.
+
+    A class that builds its layers knows nothing of those that were converted or changed since, nor of arguments that
+    its config leaves out: these layers are made again.
+    """
+    if type(original) is not type(twin) or _arguments(original) != _arguments(twin):
+        if not (is_normalization(original) or type(original).__module__.startswith("keras.")):
+            raise ValueError(f"{original.name!r} ({type(original).__name__}) has another class or arguments in a copy")
+        again = _recreate(original)
+        build_like(original, again, twin)
+        become(twin, again)
+    yield original, twin
+    inner, copied = parts(original), parts(twin)
+    if len(inner) != len(copied):
+        raise ValueError(f"{original.name!r} has {len(inner)} layers inside, and {len(copied)} in a copy")
+    for a, b in zip(inner, copied, strict=True):
+        yield from _pairs(a, b)
+
+
+def _arguments(layer: Layer) -> Any:
+    """The arguments of a layer, as far as it gives them; of one with layers inside, these are looked at instead."""
+    if parts(layer) and not is_normalization(layer):
+        return layer.dtype_policy.name
+    try:
+        return _without_names(keras.saving.serialize_keras_object(layer.get_config()))
+    except NotImplementedError:
+        return layer.dtype_policy.name
+
+
+def _without_names(config: Any) -> Any:
+    """A config without what may differ in a copy that is the same."""
+    if isinstance(config, dict):
+        return {k: _without_names(v) for k, v in config.items() if k not in ("name", "trainable", "build_config")}
+    return [_without_names(part) for part in config] if isinstance(config, (list, tuple)) else config
+
+
+def _carry(original: Layer, twin: Layer) -> None:
+    """The name of a layer, whether it is trained, and all that Keras saves of it but for the layers inside."""
+    twin.name = original.name
+    twin.trainable = original.trainable
+    if original.built:
+        variables, copied = _own_variables(original), _own_variables(twin)
+        if [tuple(value.shape) for value in variables.values()] != [tuple(value.shape) for value in copied.values()]:
+            raise ValueError(f"{original.name!r} has weights of other shapes in a copy")
+        twin.load_own_variables({name: own(value) for name, value in variables.items()})
+    if hasattr(original, "save_assets"):  # Keras' own question: vocabularies are no variables
+        with tempfile.TemporaryDirectory() as folder:
+            original.save_assets(folder)
+            twin.load_assets(folder)
+
+
+def _own_variables(layer: Layer) -> dict[str, Tensor]:
+    variables: dict[str, Tensor] = {}
+    layer.save_own_variables(variables)
+    return variables
+
+
+def _classes(model: keras.Model) -> dict[str, type[Layer]]:
+    """The classes of all layers, as configs name them: those that are not registered, or stand in a function, too."""
+    classes: dict[str, type[Layer]] = {}
+    for layer in model._flatten_layers():
+        classes[keras.saving.get_registered_name(type(layer))] = type(layer)
+    return classes

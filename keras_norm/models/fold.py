@@ -7,10 +7,12 @@ import numpy as np
 from keras import ops
 from keras.layers import Layer
 
+from keras_norm._keras import become
 from keras_norm.layers import BatchInstanceNormalization
 from keras_norm.layers.frozen import FrozenBatchNormalization
 from keras_norm.models import linear
-from keras_norm.models.copying import check, copy_model
+from keras_norm.models.conversion import check
+from keras_norm.models.copying import build_like, copy_model, is_container
 from keras_norm.models.graph import Place, places
 from keras_norm.models.kinds import is_batch_normalization, layers_inside
 
@@ -28,8 +30,8 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True) -> keras.
     W (a x + b) + w, by W a and W b + w. Dense, Conv, ConvTranspose, DepthwiseConv and SeparableConv layers take one
     beside them in, with or without a bias. A normalization stays where an activation, another operation or a branch
     comes between, where it or the layer is called more than once, and in front of a layer that pads its inputs (the
-    padding is 0 and not b) or is transposed. Predictions are the same up to rounding. The copy is not compiled, and
-    the model stays as it was.
+    padding is 0 and not b) or is transposed. Predictions are the same up to rounding. The copy is not compiled, a
+    class of model with a constructor of its own becomes `keras.Model`, and the model stays as it was.
 
     Args:
         model: a built Functional or Sequential model; models inside it are folded with it.
@@ -52,7 +54,12 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True) -> keras.
     Reference: Jacob et al., Quantization and Training of Neural Networks, CVPR 2018,
         https://arxiv.org/abs/1712.05877, eq. 14.
     """
-    check(OWNER, model, lambda layer: False)
+    if not is_container(model):
+        raise TypeError(
+            f"{OWNER}: model must be Functional or Sequential, whose layers Keras can tell apart. "
+            f"Received: model of {type(model).__name__} (fold the Functional and Sequential models inside it)."
+        )
+    check(OWNER, model)
     found = {id(place.layer): place for place in places(model)}
     layers = [layer for layer in layers_inside(model) if _keeps_statistics(layer)]
     hosts: dict[int, linear.Weights] = {}  # of the layers that take a normalization in, by id
@@ -62,19 +69,10 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True) -> keras.
         if host is not None:
             hosts[id(host)] = scale(host, hosts.get(id(host)) or linear.weights_of(host), *_scale_and_shift(layer))
             folded.add(id(layer))
-    twins: dict[int, Layer] = {}
-
-    def change(layer: Layer) -> Layer | None:
-        if id(layer) in folded:
-            return None
-        twins[id(layer)] = type(layer).from_config(layer.get_config() | {"use_bias": True})
-        return twins[id(layer)]
-
-    chosen = hosts.keys() | folded
-    result = copy_model(OWNER, model, lambda layer: id(layer) in chosen, change)
-    for key, twin in twins.items():
-        for weight in twin.weights:
-            weight.assign(hosts[key][weight.name])
+    result, twins = copy_model(model, is_container, without=folded)
+    for key, weights in hosts.items():
+        host = twins[key]
+        become(host, _with_weights(host, weights))
     if verbose:
         print(f"{len(folded)} of {len(layers)} batch normalizations folded.")
         for layer in layers:
@@ -98,6 +96,16 @@ def _host(place: Place | None) -> tuple[Layer | None, Callable[..., linear.Weigh
     if mixes(place.after) and linear.sees_no_padding(place.after):
         return place.after, linear.scale_inputs
     return None, linear.scale_outputs
+
+
+def _with_weights(layer: Layer, weights: linear.Weights) -> Layer:
+    """The layer with a bias and these weights."""
+    new = type(layer).from_config(layer.get_config() | {"use_bias": True})
+    build_like(layer, new, layer)
+    new.trainable = layer.trainable
+    for weight in new.weights:
+        weight.assign(weights[weight.name])
+    return new
 
 
 def _scale_and_shift(layer: Layer) -> tuple[np.ndarray, np.ndarray]:

@@ -4,27 +4,28 @@ import keras
 from keras.layers import Layer
 
 from keras_norm.layers.frozen import FrozenBatchNormalization
-from keras_norm.models.copying import copy_model
+from keras_norm.models.conversion import convert
 from keras_norm.models.kinds import is_batch_normalization
 
 
-def freeze_batch_normalization(model: keras.Model, affine: bool = True) -> keras.Model:
+def freeze_batch_normalization(model: keras.Model, affine: bool = True, *, in_place: bool = False) -> keras.Model:
     """A copy of a model whose batch normalizations stay in inference mode, to fine-tune it with.
 
     Each is put into a `FrozenBatchNormalization`, which `summary()` shows, which is saved with the model, and which
-    neither `training=True` nor `trainable = True` thaws; `unfreeze_batch_normalization` does. The copy is not
+    neither `training=True` nor `trainable = True` thaws; `unfreeze_batch_normalization` does. The result is not
     compiled, and the model stays as it was.
 
     Args:
-        model: a built Functional or Sequential model; models inside it are converted with it.
+        model: a built model, as in `replace_normalization`.
         affine: whether gamma and beta are fixed too.
+        in_place: whether to convert the model itself.
 
     Returns:
         The new model.
 
     Raises:
-        TypeError: if the model is subclassed.
-        ValueError: if the model is not built, or a layer of it holds normalizations inside itself.
+        TypeError: if the model is no Keras model.
+        ValueError: if the model is not built or cannot be copied.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.BatchNormalization()])
@@ -36,10 +37,10 @@ def freeze_batch_normalization(model: keras.Model, affine: bool = True) -> keras
     def freeze(layer: Layer) -> Layer:
         return FrozenBatchNormalization(type(layer).from_config(layer.get_config()), affine=affine)
 
-    return copy_model("freeze_batch_normalization", model, is_batch_normalization, freeze)
+    return convert("freeze_batch_normalization", model, is_batch_normalization, freeze, in_place)
 
 
-def unfreeze_batch_normalization(model: keras.Model) -> keras.Model:
+def unfreeze_batch_normalization(model: keras.Model, *, in_place: bool = False) -> keras.Model:
     """A copy of a model whose frozen batch normalizations are again what they were.
 
     The inverse of `freeze_batch_normalization`, with the weights as they are now.
@@ -51,9 +52,10 @@ def unfreeze_batch_normalization(model: keras.Model) -> keras.Model:
         True
     """
 
+    def is_frozen(layer: Layer) -> bool:
+        return isinstance(layer, FrozenBatchNormalization)
+
     def thaw(layer: FrozenBatchNormalization) -> Layer:
         return type(layer.layer).from_config(layer.layer.get_config())
 
-    return copy_model(
-        "unfreeze_batch_normalization", model, lambda layer: isinstance(layer, FrozenBatchNormalization), thaw
-    )
+    return convert("unfreeze_batch_normalization", model, is_frozen, thaw, in_place)

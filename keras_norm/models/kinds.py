@@ -3,6 +3,7 @@
 import keras
 from keras.layers import Layer
 
+from keras_norm._keras import parts
 from keras_norm.layers.base import Normalization
 from keras_norm.layers.frozen import FrozenBatchNormalization
 from keras_norm.layers.moving import MovingNormalization
@@ -32,6 +33,6 @@ def layers_inside(layer: Layer) -> list[Layer]:
     """The layer and all that it is made of, outer before inner; what is frozen counts as one."""
     found = {id(layer): layer}
     if not isinstance(layer, FrozenBatchNormalization):
-        for part in layer._flatten_layers(include_self=False, recursive=False):
+        for part in parts(layer):
             found |= {id(inner): inner for inner in layers_inside(part)}
     return list(found.values())

@@ -9,7 +9,7 @@ from keras.layers import Layer
 
 from keras_norm.layers import GroupNormalization, LayerNormalization
 from keras_norm.layers.frozen import FrozenBatchNormalization
-from keras_norm.models.copying import copy_model
+from keras_norm.models.conversion import convert
 from keras_norm.models.kinds import is_normalization
 
 GROUPED = (GroupNormalization, keras.layers.GroupNormalization)
@@ -22,15 +22,19 @@ def replace_normalization(
     model: keras.Model,
     to: Layer | type[Layer] | Callable[[Layer], Layer],
     where: Callable[[Layer], bool] | None = None,
+    *,
+    in_place: bool = False,
 ) -> keras.Model:
     """A copy of a model with another normalization in place of its own.
 
     All other weights are carried over, and of the normalizations those of equal name and shape: gamma and beta,
-    moving statistics. The copy is not compiled, and the model stays as it was.
+    moving statistics. The class of the model stays, with its methods, its `train_step` and its `compile`; the result
+    is not compiled, and the model stays as it was.
 
     Args:
-        model: a built Functional or Sequential model; models inside it are converted with it, and a shared layer
-            stays shared.
+        model: a built model: Sequential, Functional or subclassed. Normalizations are found in models, layers and
+            wrappers inside it too, and a shared layer stays shared. A class of its own is copied by its
+            `get_config` and `from_config`.
         to: what to put there:
             a layer as a template, such as `GroupNormalization(32)`. The old layer gives name, dtype policy,
             `trainable`, center, scale, the initializers, regularizers and constraints of gamma and beta, and the
@@ -40,13 +44,16 @@ def replace_normalization(
             a function of the old layer, whose result is taken as it is. It may return the old layer, to keep it.
         where: a function of a normalization, True if it is to be replaced. By default all of Keras and of this
             package are: batch, group, layer, instance, root mean square.
+        in_place: whether to convert the model itself, to save memory, or because its class cannot be copied. Compile
+            it again, and other models that share these layers.
 
     Returns:
         The new model.
 
     Raises:
-        TypeError: if the model is subclassed, or `to` gives no layer.
-        ValueError: if the model is not built, or a layer of it holds normalizations inside itself.
+        TypeError: if the model is no Keras model, or `to` gives no layer.
+        ValueError: if the model is not built or cannot be copied, or `to` gives a layer that holds the old one, or
+            one for several.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.BatchNormalization()])
@@ -66,7 +73,10 @@ def replace_normalization(
             raise TypeError(f"{owner}: to must give a layer. Received: {new!r} for {layer.name!r}.")
         return new
 
-    result = copy_model(owner, model, lambda layer: is_normalization(layer) and (where is None or where(layer)), change)
+    def chosen(layer: Layer) -> bool:
+        return is_normalization(layer) and (where is None or where(layer))
+
+    result = convert(owner, model, chosen, change, in_place)
     if lowered:
         each = ", ".join(f"{name!r} {groups} for {c} channels" for name, (_, groups, c) in lowered.items())
         wanted = next(iter(lowered.values()))[0]
@@ -86,7 +96,7 @@ def _follow(to: Layer | type[Layer], lowered: dict[str, tuple[int, int, int]]) -
         channel_axis = _channel_axis(wrapped)
         if channel_axis is not None and not isinstance(template, WITHOUT_CHANNEL_AXIS):
             config["axis"] = channel_axis
-        if isinstance(template, GROUPED):
+        if isinstance(template, GROUPED) and old.built:
             channels = old.get_build_config()["input_shape"][config["axis"]]
             groups = _largest_divisor(channels, config["groups"])
             if groups != config["groups"]:

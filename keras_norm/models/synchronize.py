@@ -4,27 +4,27 @@ import keras
 from keras.layers import Layer
 
 from keras_norm.layers import BatchNormalization
-from keras_norm.models.copying import copy_model
+from keras_norm.models.conversion import convert
 from keras_norm.models.kinds import is_batch_normalization
 
 
-def synchronize_batch_normalization(model: keras.Model) -> keras.Model:
+def synchronize_batch_normalization(model: keras.Model, *, in_place: bool = False) -> keras.Model:
     """A copy of a model whose batch normalizations take the batch of all replicas.
 
     Those of Keras become `BatchNormalization(synchronized=True)`, those of this package are synchronized in their
     own class; all weights and arguments are carried over, and predictions stay. Frozen ones stay. Call it inside
-    `strategy.scope()`. The copy is not compiled, and the model stays as it was.
+    `strategy.scope()`. The result is not compiled, and the model stays as it was.
 
     Args:
-        model: a built Functional or Sequential model; models inside it are converted with it.
+        model: a built model, as in `replace_normalization`.
+        in_place: whether to convert the model itself.
 
     Returns:
         The new model.
 
     Raises:
-        TypeError: if the model is subclassed.
-        ValueError: if the model is not built, a layer of it holds normalizations inside itself, or one of Keras has
-            `renorm=True`.
+        TypeError: if the model is no Keras model.
+        ValueError: if the model is not built or cannot be copied, or a layer of Keras has `renorm=True`.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.BatchNormalization(momentum=0.9)])
@@ -32,7 +32,7 @@ def synchronize_batch_normalization(model: keras.Model) -> keras.Model:
         >>> layer.synchronized, layer.momentum
         (True, 0.9)
     """
-    return copy_model("synchronize_batch_normalization", model, is_batch_normalization, _synchronized)
+    return convert("synchronize_batch_normalization", model, is_batch_normalization, _synchronized, in_place)
 
 
 def _synchronized(layer: Layer) -> Layer:

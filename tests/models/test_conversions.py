@@ -126,39 +126,7 @@ def test_a_compiled_model_with_a_loss_of_its_own_is_converted_and_not_compiled(c
     assert not CONVERSIONS[conversion](model).compiled
 
 
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.norm = kl.BatchNormalization()
-
-    def call(self, x):
-        return self.norm(x)
-
-
-@pytest.mark.parametrize("conversion", CONVERSIONS)
-def test_a_subclassed_model_is_refused(conversion):
-    with pytest.raises(TypeError, match=r"model must be Functional or Sequential, .* Received: model of Subclassed"):
-        CONVERSIONS[conversion](Subclassed())
-
-
 @pytest.mark.parametrize("conversion", CONVERSIONS)
 def test_a_model_that_is_not_built_is_refused(conversion):
     with pytest.raises(ValueError, match=r"model must be built\. Received: model='lazy', which is not"):
         CONVERSIONS[conversion](keras.Sequential([kl.BatchNormalization()], name="lazy"))
-
-
-@pytest.mark.parametrize("conversion", ["replace", "synchronize", "freeze", "unfreeze"])
-def test_normalizations_inside_a_layer_are_refused_by_name(conversion):
-    x = keras.Input((5, 4))
-    model = keras.Model(x, kl.TimeDistributed(kl.BatchNormalization(name="hidden"), name="outer")(x))
-    with pytest.raises(ValueError, match=r"Received: 'outer' \(TimeDistributed\) with 'hidden'"):
-        CONVERSIONS[conversion](model)
-
-
-def test_a_layer_that_holds_other_normalizations_than_the_chosen_is_copied():
-    x = keras.Input((5, 4))
-    h = kl.TimeDistributed(kl.BatchNormalization(), name="outer")(x)
-    model = keras.Model(x, kl.LayerNormalization()(h))
-    where = lambda layer: isinstance(layer, kl.LayerNormalization)  # noqa: E731
-    new = models.replace_normalization(model, kl.RMSNormalization, where)
-    assert [type(layer) for layer in new.layers[1:]] == [kl.TimeDistributed, kl.RMSNormalization]

@@ -10,6 +10,7 @@ from keras_norm import models
 from keras_norm.models.kinds import is_batch_normalization, layers_inside
 from support.backends import BACKEND, array
 from support.networks import inputs, mixed, predict, randomized, sequential
+from support.own_classes import Detector, Plain, built
 
 KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization]
 LINEAR = {
@@ -249,3 +250,16 @@ def test_under_mixed_precision_predictions_stay_up_to_its_rounding(policy):
     want = predict(model)
     rounding = 2.0**-8 if policy == "mixed_bfloat16" else 2.0**-11
     assert np.abs(predict(folded(model), inputs(model)) - want).max() < 4 * rounding * np.abs(want).max()
+
+
+def test_a_subclassed_model_is_refused():
+    words = r"model must be Functional or Sequential, .* Received: model of Plain \(fold the Functional and Sequential"
+    with pytest.raises(TypeError, match=words):
+        folded(built(Plain))
+
+
+def test_a_functional_class_with_a_constructor_is_folded_to_a_functional_model():
+    new = folded(built(Detector))
+    assert type(new) is type(keras.Model(new.inputs, new.outputs))
+    assert "first" not in [layer.name for layer in new.layers]
+    assert len(remaining(new)) == 1  # inside its block

@@ -1,0 +1,50 @@
+"""The private names of Keras that this package needs, each with its reason. Checked on Keras 3.13 and 3.15."""
+
+import inspect
+
+import keras
+from keras.layers import Layer
+
+# Whether a class is called with inputs and outputs, as `keras.Model` is: nothing public tells.
+from keras.src.models.functional import functional_like_constructor as functional_like_constructor
+
+# A model in memory is trusted: its Lambda layers may be copied. The public switch is for the whole process.
+from keras.src.saving.serialization_lib import SafeModeScope as SafeModeScope
+
+
+def parts(layer: Layer) -> list[Layer]:
+    """The layers that a layer holds directly. `_flatten_layers`, because `layers` is there in models only."""
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def become(old: Layer, new: Layer) -> None:
+    """Makes `old` the layer that `new` is, wherever it is held: attributes, lists, trackers, closures, graphs.
+
+    Both are the same layer afterwards: `new` keeps its state, in which its own `build` is bound, and `old` shares it.
+    The calls of `old` in graphs are kept (`_inbound_nodes`, `_outbound_nodes`), but for arguments, such as a mask,
+    that `new` does not take.
+    """
+    known = inspect.signature(new.call).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        for node in old._inbound_nodes:
+            given = node.arguments
+            kwargs = {name: value for name, value in given.kwargs.items() if name in known}
+            if len(kwargs) < len(given.kwargs):
+                node.arguments = type(given)(*given.args, **kwargs)
+    calls = {name: vars(old)[name] for name in ("_inbound_nodes", "_outbound_nodes")}
+    # Past the bookkeeping of Keras and of torch, which take a new value for a part.
+    object.__setattr__(old, "__dict__", vars(new))
+    object.__setattr__(old, "__class__", type(new))
+    vars(old).update(calls)
+
+
+def forget_compilation(model: keras.Model) -> None:
+    """Drops what a model keeps of its former weights: the optimizer, compiled functions, torch's parameters."""
+    for part in model._flatten_layers():
+        if isinstance(part, keras.Model):
+            part.compiled = False
+            part.train_function = part.test_function = part.predict_function = None
+            if hasattr(part, "optimizer"):
+                del part.optimizer
+        if hasattr(part, "_torch_params"):  # the parameters that a torch.nn.Module lists are found when it is built
+            part._track_variables()
