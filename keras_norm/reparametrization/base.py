@@ -65,7 +65,7 @@ class KernelReparametrization(keras.layers.Wrapper):
         self.axis = axis
         self.supports_masking = layer.supports_masking
         self._kernels: tuple[Kernel, ...] = ()
-        self._vectors: list[keras.Variable] = []
+        self._vectors: tuple[keras.Variable, ...] = ()
 
     @property
     def _owner(self) -> str:
@@ -77,7 +77,9 @@ class KernelReparametrization(keras.layers.Wrapper):
         self._kernels = find_kernels(self._owner, self.layer, self.weight_name, self.axis)
         self._refuse_what_replaces_the_kernel()
         self._refuse_a_second_formula()
-        self._vectors = [self._add_vector(kernel) for kernel in self._kernels]
+        self._vectors = tuple(self._add_vector(kernel) for kernel in self._kernels)
+        for i, vector in enumerate(self._vectors):
+            setattr(self, f"_{self._vector_name}_{i}", vector)  # `tf.train.Checkpoint` looks into no list or tuple
 
     def call(self, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         self._refuse_what_replaces_the_kernel()
