@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
 
-from support import exports
-from support.backends import BACKEND, array, call, gradients, tensorflow_only
-from support.cases import CASES, CHANNELS, every_case, random_input, shapes_with_channels
+from support import checkpoints, exports
+from support.backends import BACKEND, array, call, gradients, tensorflow_only, torch_only
+from support.cases import CASES, CHANNELS, every_case, model_of_all, random_input, shapes_with_channels
 from support.reference import differences, spread
 
 PLACES = [
@@ -339,6 +339,20 @@ def test_a_saved_model_predicts_the_same_bit_for_bit(case, tmp_path):
     assert [array(w).tolist() for w in loaded.weights] == [array(w).tolist() for w in model.weights]
 
 
+@tensorflow_only
+@every_case()
+@pytest.mark.parametrize("trained", [False, True], ids=["", "trained"])
+def test_a_checkpoint_of_tensorflow_restores_weights_and_predictions(case, trained, tmp_path):
+    model = keras.Sequential([keras.Input((3, 4, CHANNELS)), case.built((None, 3, 4, CHANNELS))])
+    x = random_input(5, 3, 4, CHANNELS, dtype="float32")
+    if trained:
+        model.compile("adam", "mse")
+        model.fit(x, x, verbose=0)
+    before, after = checkpoints.through(model, x, tmp_path / "checkpoint")
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
 @pytest.mark.quick
 @every_case()
 def test_clone_model_makes_the_same_layer(case):
@@ -427,10 +441,8 @@ def test_fit_evaluate_and_predict_work(case, jit_compile):
 
 @pytest.fixture(scope="module")
 def exported():
-    """A model with an output for each case, whose only unknown size is the batch; inputs; what it predicts for them."""
-    inputs = keras.Input((3, 4, CHANNELS))
-    outputs = {f"y{k}": case.built((None, 3, 4, CHANNELS))(inputs) for k, case in enumerate(CASES)}
-    model, x = keras.Model(inputs, outputs), random_input(2, 3, 4, CHANNELS, dtype="float32")
+    """The model of all cases; inputs; what it predicts for them."""
+    model, x = model_of_all(), random_input(2, 3, 4, CHANNELS, dtype="float32")
     model(x, training=True)  # moves moving statistics
     return model, x, {name: array(y) for name, y in model(x).items()}
 
@@ -469,6 +481,31 @@ def test_an_exported_model_gives_equal_outputs(case, file_format, exported, requ
 def test_a_litert_model_with_static_shapes_asks_for_no_shape(from_litert):
     _, operations = from_litert
     assert "SHAPE" not in operations
+
+
+def batch_of(case, *sizes):
+    """A model of inputs of these sizes, and a batch for it, of 5 samples of 3 x 4 positions."""
+    inputs, x = keras.Input((*sizes, CHANNELS)), random_input(5, 3, 4, CHANNELS, dtype="float32")
+    model = keras.Model(inputs, case.built(inputs.shape)(inputs))
+    model(x, training=True)  # moves moving statistics
+    return model, x
+
+
+@torch_only
+@every_case()
+@pytest.mark.parametrize("way", exports.ON_TORCH)
+def test_a_model_exported_from_torch_gives_equal_outputs_for_another_batch_size(case, way, tmp_path):
+    model, x = batch_of(case, 3, 4)
+    got = exports.ON_TORCH[way](model, x, tmp_path / "model.onnx")
+    np.testing.assert_allclose(got, array(model(x)), rtol=1e-5, atol=1e-5)
+
+
+@torch_only
+@every_case(fixed_axes=())
+def test_spatial_sizes_may_be_unknown_in_onnx_from_torch(case, tmp_path):
+    model, x = batch_of(case, None, None)
+    got = exports.onnx(model, x, tmp_path / "model.onnx")
+    np.testing.assert_allclose(got, array(model(x)), rtol=1e-5, atol=1e-5)
 
 
 # Stateless calls
