@@ -1,5 +1,6 @@
 """Every promise of the family times every layer of the case table. The numbers are those of docs/contract.md."""
 
+import h5py
 import hypothesis
 import hypothesis.strategies as st
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
 
+import keras_norm as kn
 from support import checkpoints, exports
 from support.backends import BACKEND, array, call, gradients, tensorflow_only, torch_only
 from support.cases import CASES, CHANNELS, every_case, model_of_all, random_input, shapes_with_channels
@@ -305,6 +307,14 @@ def test_batch_and_spatial_sizes_may_be_unknown(case):
 # 7. Configs and files
 
 
+def batch_of(case, *sizes):
+    """A model of inputs of these sizes, and a batch for it, of 5 samples of 3 x 4 positions."""
+    inputs, x = keras.Input((*sizes, CHANNELS)), random_input(5, 3, 4, CHANNELS, dtype="float32")
+    model = keras.Model(inputs, case.built(inputs.shape)(inputs))
+    model(x, training=True)  # moves moving statistics
+    return model, x
+
+
 @pytest.mark.quick
 @every_case()
 def test_config_is_what_the_user_wrote_before_and_after_build(case):
@@ -337,6 +347,34 @@ def test_a_saved_model_predicts_the_same_bit_for_bit(case, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
     assert [array(w).tolist() for w in loaded.weights] == [array(w).tolist() for w in model.weights]
+
+
+@every_case()
+def test_a_model_in_a_legacy_h5_file_is_the_same(case, tmp_path):
+    model, x = batch_of(case, 3, 4)
+    model.save(tmp_path / "model.h5")
+    loaded = keras.models.load_model(tmp_path / "model.h5")
+    np.testing.assert_array_equal(array(loaded(x)), array(model(x)))
+    assert case.config(loaded.layers[1]) == case.config(model.layers[1])
+
+
+@pytest.mark.parametrize("axis", [None, [1, 2], (1, -1), [2], -2], ids=str)
+def test_a_legacy_h5_file_keeps_the_axis_of_a_layer_without_weights(axis, tmp_path):
+    x = random_input(2, 3, 4, CHANNELS, dtype="float32")
+    layer = kn.LayerNormalization(axis, center=False, scale=False)
+    model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+    model.save(tmp_path / "model.h5")
+    np.testing.assert_array_equal(array(keras.models.load_model(tmp_path / "model.h5")(x)), array(model(x)))
+
+
+def test_a_legacy_h5_file_of_an_earlier_release_that_does_not_say_the_axis_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((4, CHANNELS)), kn.LayerNormalization(None, name="norm")])
+    model.save(tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        file.attrs["model_config"] = file.attrs["model_config"].replace('"axis_in_h5": null, ', "")
+    words = r"LayerNormalization: a \.h5 file must say the axis\. Received: name='norm' without axis \(written by"
+    with pytest.raises(ValueError, match=words):
+        keras.models.load_model(tmp_path / "model.h5")
 
 
 @tensorflow_only
@@ -481,14 +519,6 @@ def test_an_exported_model_gives_equal_outputs(case, file_format, exported, requ
 def test_a_litert_model_with_static_shapes_asks_for_no_shape(from_litert):
     _, operations = from_litert
     assert "SHAPE" not in operations
-
-
-def batch_of(case, *sizes):
-    """A model of inputs of these sizes, and a batch for it, of 5 samples of 3 x 4 positions."""
-    inputs, x = keras.Input((*sizes, CHANNELS)), random_input(5, 3, 4, CHANNELS, dtype="float32")
-    model = keras.Model(inputs, case.built(inputs.shape)(inputs))
-    model(x, training=True)  # moves moving statistics
-    return model, x
 
 
 @torch_only

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_norm.arguments import Tensor, at_least_float32
+from keras_norm.legacy import kept_axis, with_kept_axis
 from keras_norm.reparametrization.kernels import Kernel, find_kernels, sublayers
 from keras_norm.reparametrization.substitution import call_with
 
@@ -186,9 +187,13 @@ class KernelReparametrization(keras.layers.Wrapper):
         return self.layer.compute_mask(inputs, previous_mask)
 
     def get_config(self) -> dict[str, Any]:
-        config = {**super().get_config(), "weight_name": self.weight_name, "axis": self.axis}
+        config = {**super().get_config(), "weight_name": self.weight_name, **kept_axis(self.axis)}
         del config["dtype"]
         return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "KernelReparametrization":
+        return super().from_config(with_kept_axis(config), custom_objects)
 
 
 def _wide_matrix(kernel: Kernel) -> Tensor:

@@ -82,6 +82,24 @@ def test_a_saved_model_predicts_the_same_bit_for_bit(kind, wrapper, predicted, l
 
 
 @every_wrapper
+def test_a_model_in_a_legacy_h5_file_predicts_the_same(wrapper, tmp_path):
+    model, _, _ = trained(wrapper)
+    model.save(tmp_path / "model.h5")
+    loaded, want = keras.models.load_model(tmp_path / "model.h5", compile=False), model(inputs_of_all())
+    for name, y in loaded(inputs_of_all()).items():
+        np.testing.assert_array_equal(array(y), array(want[name]), err_msg=name)
+
+
+@every_wrapper
+def test_a_legacy_h5_file_keeps_several_axes(wrapper, tmp_path):
+    kind = BY_NAME["Conv1D"]
+    model = keras.Sequential([keras.Input(kind.shape), wrapper(kind.make(), axis=(1, 2))])
+    model.save(tmp_path / "model.h5")
+    loaded, x = keras.models.load_model(tmp_path / "model.h5"), kind.inputs()
+    np.testing.assert_array_equal(array(loaded(x)), array(model(x)))
+
+
+@every_wrapper
 def test_weights_are_saved_once(wrapper, tmp_path):
     model, _, _ = trained(wrapper)
     model.save_weights(tmp_path / "model.weights.h5")
