@@ -474,6 +474,19 @@ def test_fit_evaluate_and_predict_work(case, jit_compile):
     assert model.predict(x, verbose=0).shape == (8, 1)
 
 
+@torch_only
+@pytest.mark.slow
+def test_fit_of_a_model_of_all_layers_gives_the_same_weights_under_torch_compile():
+    x, trained = random_input(8, 3, 4, CHANNELS, dtype="float32"), []
+    for jit_compile in (False, True):
+        model = model_of_all()
+        model.compile(keras.optimizers.SGD(0.01), dict.fromkeys(model.output, "mse"), jit_compile=jit_compile)
+        model.fit(x, dict.fromkeys(model.output, x), batch_size=4, epochs=2, shuffle=False, verbose=0)
+        trained.append(model)
+    for plain, compiled in zip(*(model.weights for model in trained), strict=True):
+        np.testing.assert_allclose(array(compiled), array(plain), rtol=1e-4, atol=1e-5, err_msg=plain.path)
+
+
 # 9. Export
 
 

@@ -46,6 +46,22 @@ def test_fit_under_xla_gives_the_same_weights(wrapper):
         np.testing.assert_allclose(array(compiled), array(plain), rtol=1e-4, atol=1e-5, err_msg=plain.path)
 
 
+@torch_only
+@pytest.mark.slow
+@every_wrapper
+def test_kernels_of_different_ranks_are_trained_alike_under_torch_compile(wrapper):
+    x, trained = BY_NAME["Conv2D"].inputs(8), []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        hidden = [wrapper(layers.Conv2D(3, 2)), layers.Flatten(), wrapper(layers.Dense(4))]
+        model = keras.Sequential([keras.Input(x.shape[1:]), *hidden, layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(1e-3), "mse", jit_compile=jit_compile)
+        model.fit(x, np.ones((8, 1)), batch_size=4, epochs=2, shuffle=False, verbose=0)
+        trained.append(model)
+    for plain, compiled in zip(*(model.weights for model in trained), strict=True):
+        np.testing.assert_allclose(array(compiled), array(plain), rtol=1e-4, atol=1e-5, err_msg=plain.path)
+
+
 def of_all(make):
     """`make(model, folder)` of the trained model of each wrapper, made once."""
     made = {}
@@ -376,6 +392,37 @@ def test_a_wrapper_may_stand_in_another_of_keras(wrapper):
     np.testing.assert_allclose(call(layer, SEQUENCES)[:, 1], call(dense, SEQUENCES[:, 1]), rtol=1e-5, atol=1e-6)
 
 
+# Several inputs, and layers that build a layer of their own
+
+
+@every_wrapper
+@pytest.mark.parametrize("way", ["eager", "symbolic", "keyword"])
+def test_attention_runs_with_the_kernels_of_the_formula(way, wrapper, tmp_path):
+    query, value = SEQUENCES, SEQUENCES[:, :3] + 1.0
+    layer = wrapper(layers.MultiHeadAttention(2, 3), weight_name="kernel")
+    if way == "symbolic":
+        inputs = [keras.Input(x.shape[1:]) for x in (query, value)]
+        model = keras.Model(inputs, layer(*inputs))
+        y = array(model([query, value]))
+        model.save(tmp_path / "model.keras")
+        np.testing.assert_array_equal(array(keras.models.load_model(tmp_path / "model.keras")([query, value])), y)
+    else:
+        query, value = (keras.ops.convert_to_tensor(x) for x in (query, value))
+        y = array(layer(query, value) if way == "eager" else layer(query, value=value))
+    kernels = {weight.path: weight for weight in layer.layer.weights if weight.name == "kernel"}
+    assert len(layer._vectors) == len(kernels) == 4
+    plain = layers.MultiHeadAttention(2, 3)
+    plain.build(query.shape, value.shape)
+    for new, old in zip(plain.weights, layer.layer.weights, strict=True):
+        new.assign(array(old))
+        if new.name == "kernel" and wrapper is SpectralNormalization:
+            # heads and their size are units of the first three kernels; the last one contracts them
+            units = 1 if "attention_output" in new.path else 2
+            matrix = array(old).reshape(np.prod(new.shape[:-units]), -1)
+            new.assign(array(old) / np.linalg.svd(matrix, compute_uv=False)[0])
+    np.testing.assert_allclose(y, array(plain(query, value)), rtol=0.02, atol=0.02)
+
+
 # Config
 
 
@@ -548,6 +595,23 @@ def test_bad_input_is_told_the_rule_and_what_was_received(layer, arguments, erro
         wrapper(layer(), **arguments)(X)
     assert str(caught.value).startswith(wrapper.__name__ + ": ")
     assert words in str(caught.value)
+
+
+@every_wrapper
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [("Bidirectional", layers.LSTM), ("RNN", layers.LSTMCell), ("RNN", layers.GRUCell)],
+    ids=["Bidirectional(LSTM)", "RNN(LSTMCell)", "RNN(GRUCell)"],
+)
+def test_a_wrapper_in_a_layer_that_has_to_be_inside_is_told_so_and_works_around_it(outer, inner, wrapper):
+    make = getattr(layers, outer)
+    words = rf"{wrapper.__name__}: the wrapper must stand around {outer}, not in it\. Received: {outer} of a wrapped "
+    with pytest.raises(ValueError, match=words + rf"layer='inner' \(write {wrapper.__name__}\({outer}\(\.\.\.\)\)"):
+        make(wrapper(inner(3, name="inner")))
+    layer = wrapper(make(inner(3)))
+    y = call(layer, SEQUENCES)
+    np.testing.assert_allclose(call(layer.fold(), SEQUENCES), y, rtol=1e-5, atol=1e-6)
+    assert not hasattr(layer, "state_size")
 
 
 @every_wrapper
