@@ -5,6 +5,8 @@ import inspect
 import keras
 from keras.layers import Layer
 
+from keras.src.backend.common import global_state
+
 # Whether a class is called with inputs and outputs, as `keras.Model` is: nothing public tells.
 from keras.src.models.functional import functional_like_constructor as functional_like_constructor
 
@@ -48,3 +50,8 @@ def forget_compilation(model: keras.Model) -> None:
                 del part.optimizer
         if hasattr(part, "_torch_params"):  # the parameters that a torch.nn.Module lists are found when it is built
             part._track_variables()
+
+
+def in_legacy_h5_file() -> bool:
+    """Whether the config of a model is written to a `.h5` file, or read from one: no public name tells a layer."""
+    return bool(global_state.get_global_attribute("use_legacy_config", False))

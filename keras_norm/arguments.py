@@ -1,5 +1,6 @@
 """The rules that arguments follow, and what is said to who breaks one: `owner: rule. Received: ... (hint).`"""
 
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -134,8 +135,8 @@ def resolve_mask(owner: str, mask: Tensor | None, x: Tensor) -> Tensor | None:
     """The mask at every position of `x`: a mask of lower rank speaks for all axes that it does not have."""
     if mask is None:
         return None
-    missing = len(x.shape) - len(mask.shape)
-    if missing < 0 or any(m not in (None, 1) and n not in (None, m) for m, n in zip(mask.shape, x.shape, strict=False)):
+    missing, pairs = len(x.shape) - len(mask.shape), zip(known_shape(mask), known_shape(x), strict=False)
+    if missing < 0 or any(m not in (None, 1) and n not in (None, m) for m, n in pairs):
         raise ValueError(
             f"{owner}: mask must have the leading axes of the input. "
             f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)} "
@@ -145,12 +146,24 @@ def resolve_mask(owner: str, mask: Tensor | None, x: Tensor) -> Tensor | None:
     return ops.broadcast_to(mask, ops.shape(x))
 
 
+def known_shape(x: Tensor) -> tuple[Any, ...]:
+    """The sizes of `x` as far as they are numbers, which decide what is computed.
+
+    While torch traces a graph, for ONNX say, each size is a tensor; that this one becomes a constant is meant.
+    """
+    if not any(ops.is_tensor(size) for size in x.shape):
+        return tuple(x.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tuple(int(size) for size in x.shape)
+
+
 def inferred_shape(x: Tensor) -> tuple[Any, ...]:
     """The shape of `x` to reshape to.
 
     A single unknown size stands as -1, so that an exported graph holds no SHAPE operation.
     """
-    if 0 not in x.shape and list(x.shape).count(None) == 1:
+    if list(x.shape).count(None) == 1 and 0 not in x.shape:
         return tuple(-1 if size is None else size for size in x.shape)
     return tuple(ops.shape(x))
 

@@ -93,7 +93,7 @@ def normalize(x: Tensor, gamma: Tensor, beta: Tensor, moments: Any, epsilon: flo
 
     Everything broadcasts against `x`. Which of the ways below is taken changes the speed and not the numbers.
     """
-    if _is_per_channel(x, gamma, moments, mask) and _runs_on_cpu():
+    if _runs_on_cpu() and _is_per_channel(x, gamma, moments, mask):
         return _by_fused_kernel(x, gamma, beta, moments, epsilon)
     if keras.backend.backend() == "tensorflow" and moments.sets is not None:
         return _with_gradient(x, gamma, beta, moments, epsilon, mask)

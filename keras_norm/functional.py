@@ -10,6 +10,7 @@ from keras import backend, ops
 from keras_norm.arguments import (
     Tensor,
     at_least_float32,
+    known_shape,
     resolve_axes,
     resolve_axis,
     resolve_channel_axis,
@@ -61,7 +62,7 @@ def group_norm(
     """
     x = ops.convert_to_tensor(x)
     axis = resolve_channel_axis("group_norm", axis, len(x.shape))
-    groups = resolve_groups("group_norm", groups, x.shape[axis], axis)
+    groups = resolve_groups("group_norm", groups, known_shape(x)[axis], axis)
     mask = resolve_mask("group_norm", mask, x)
 
     # The paper's snippet reshapes x to (N, G, C/G, H, W) and reduces; here the (N, C) sums are reshaped and reduced.
@@ -191,10 +192,11 @@ def _along(
     """gamma or beta, shaped to broadcast along `axes` of `x`."""
     if value is None:
         return ops.full([1] * len(x.shape), default, dtype)
-    sizes = [x.shape[a] for a in axes]
-    if list(ops.shape(value)) != sizes:
+    value, shape = ops.convert_to_tensor(value), known_shape(x)
+    sizes = tuple(shape[a] for a in axes)
+    if known_shape(value) != sizes:
         raise ValueError(
             f"{owner}: {name} must have one value for each position of the axes it scales. "
-            f"Received: {name}.shape={tuple(ops.shape(value))}, sizes={tuple(sizes)} of axes={tuple(axes)}."
+            f"Received: {name}.shape={known_shape(value)}, sizes={sizes} of axes={tuple(axes)}."
         )
-    return ops.cast(ops.reshape(value, [size if a in axes else 1 for a, size in enumerate(x.shape)]), dtype)
+    return ops.cast(ops.reshape(value, [size if a in axes else 1 for a, size in enumerate(shape)]), dtype)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from keras import ops
 
-from keras_norm.arguments import Tensor, at_least_float32, inferred_shape
+from keras_norm.arguments import Tensor, at_least_float32, inferred_shape, known_shape
 from keras_norm.arithmetic import (
     Join,
     centre,
@@ -70,14 +70,16 @@ def sets_along(axes: Sequence[int], join: Join = unjoined) -> Sets:
 def sets_of_groups(x: Tensor, groups: int, axis: int) -> Sets:
     """A set for each sample and each group of neighbouring channels on `axis`."""
     axes = axes_except(x, 0, axis)
-    return sets_along(axes) if groups == x.shape[axis] else sets_along(axes, Groups(groups, axis))
+    channels = known_shape(x)[axis]
+    return sets_along(axes) if groups == channels else sets_along(axes, Groups(groups, channels // groups, axis))
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Joins each group of neighbouring channels."""
+    """Joins each group of so many neighbouring channels, its members."""
 
     groups: int
+    members: int
     axis: int
 
     def __call__(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -85,8 +87,10 @@ class Groups:
         return tuple(self._join(table) for table in tables)
 
     def _join(self, table: Tensor) -> Tensor:
+        if known_shape(table)[self.axis] == 1:  # the same for each channel
+            return table * self.members
         h = split_groups(table, self.groups, self.axis)
-        members = [h.shape[a] if a == self.axis + 1 else 1 for a in range(len(h.shape))]
+        members = [self.members if a == self.axis + 1 else 1 for a in range(len(h.shape))]
         return ops.reshape(ops.sum(h, self.axis + 1, keepdims=True) * ops.ones(members, h.dtype), inferred_shape(table))
 
 
@@ -98,7 +102,7 @@ def axes_except(x: Tensor, *kept: int) -> tuple[int, ...]:
 def split_groups(x: Tensor, groups: int, axis: int) -> Tensor:
     """Splits the channel axis in place: (N, ..., C, ...) becomes (N, ..., G, C/G, ...)."""
     shape = inferred_shape(x)
-    return ops.reshape(x, (*shape[:axis], groups, x.shape[axis] // groups, *shape[axis + 1 :]))
+    return ops.reshape(x, (*shape[:axis], groups, known_shape(x)[axis] // groups, *shape[axis + 1 :]))
 
 
 def moments(x: Tensor, sets: Sets, mask: Tensor | None = None) -> Moments:
@@ -164,11 +168,10 @@ def _finite(variance: Tensor) -> Tensor:
 
 
 def _count(x: Tensor, axes: tuple[int, ...], mask: Tensor | None) -> Tensor:
-    """The number of positions along `axes` that the mask leaves, in a table of sums."""
+    """The number of positions along `axes` that the mask leaves: a table of sums, or one number for all of it."""
     dtype = at_least_float32(x.dtype)
     if mask is not None:
         return sum_along(ops.cast(mask, dtype), axes)
     shape = ops.shape(x)
     sizes = [shape[a] if isinstance(shape[a], int) else ops.cast(shape[a], dtype) for a in axes]
-    table = [1 if a in axes or not isinstance(size, int) else size for a, size in enumerate(shape)]
-    return ops.full(table, math.prod(sizes), dtype)
+    return ops.reshape(ops.convert_to_tensor(math.prod(sizes), dtype), [1] * len(shape))

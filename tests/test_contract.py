@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import h5py
 import hypothesis
 import hypothesis.strategies as st
 import keras
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis.extra.numpy import arrays
 
-from support import exports
-from support.backends import BACKEND, array, call, gradients, tensorflow_only
-from support.cases import CASES, CHANNELS, every_case, random_input, shapes_with_channels
+import keras_norm as kn
+from support import checkpoints, exports
+from support.backends import BACKEND, array, call, gradients, tensorflow_only, torch_only
+from support.cases import CASES, CHANNELS, every_case, model_of_all, random_input, shapes_with_channels
 from support.reference import differences, spread
 
 PLACES = [
@@ -312,6 +314,14 @@ def test_batch_and_spatial_sizes_may_be_unknown(case):
 # 7. Configs and files
 
 
+def batch_of(case, *sizes):
+    """A model of inputs of these sizes, and a batch for it, of 5 samples of 3 x 4 positions."""
+    inputs, x = keras.Input((*sizes, CHANNELS)), random_input(5, 3, 4, CHANNELS, dtype="float32")
+    model = keras.Model(inputs, case.built(inputs.shape)(inputs))
+    model(x, training=True)  # moves moving statistics
+    return model, x
+
+
 @pytest.mark.quick
 @every_case()
 def test_config_is_what_the_user_wrote_before_and_after_build(case):
@@ -334,31 +344,70 @@ def test_config_is_what_the_user_wrote_before_and_after_build(case):
 
 
 @pytest.fixture(scope="module")
-def model_of_all():
-    """A model with an output for each case, after a call that has moved the moving statistics."""
-    inputs = keras.Input((3, 4, CHANNELS))
-    outputs = {f"y{k}": case.built((None, 3, 4, CHANNELS), name=f"case{k}")(inputs) for k, case in enumerate(CASES)}
-    model = keras.Model(inputs, outputs)
+def used_model():
+    """The model of all cases after a call that has moved its moving statistics."""
+    model = model_of_all()
     model(random_input(5, 3, 4, CHANNELS, dtype="float32"), training=True)
     return model
 
 
 @pytest.fixture(scope="module")
-def saved_and_loaded(model_of_all, tmp_path_factory):
+def saved_and_loaded(used_model, tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "model.keras"
-    model_of_all.save(path)
+    used_model.save(path)
     return keras.models.load_model(path)
 
 
 @pytest.mark.xdist_group("model of all")
 @every_case()
-def test_a_saved_model_predicts_the_same_bit_for_bit(case, model_of_all, saved_and_loaded):
-    x = random_input(2, 3, 4, CHANNELS, dtype="float32")
-    name, layer = f"y{CASES.index(case)}", f"case{CASES.index(case)}"
-    np.testing.assert_array_equal(array(saved_and_loaded(x)[name]), array(model_of_all(x)[name]))
-    old, new = (model.get_layer(layer).weights for model in (model_of_all, saved_and_loaded))
+def test_a_saved_model_predicts_the_same_bit_for_bit(case, used_model, saved_and_loaded):
+    x, k = random_input(2, 3, 4, CHANNELS, dtype="float32"), CASES.index(case)
+    np.testing.assert_array_equal(array(saved_and_loaded(x)[f"y{k}"]), array(used_model(x)[f"y{k}"]))
+    old, new = (model.get_layer(f"case{k}").weights for model in (used_model, saved_and_loaded))
     for a, b in zip(new, old, strict=True):
         np.testing.assert_array_equal(array(a), array(b))
+
+
+@every_case()
+def test_a_model_in_a_legacy_h5_file_is_the_same(case, tmp_path):
+    model, x = batch_of(case, 3, 4)
+    model.save(tmp_path / "model.h5")
+    loaded = keras.models.load_model(tmp_path / "model.h5")
+    np.testing.assert_array_equal(array(loaded(x)), array(model(x)))
+    assert case.config(loaded.layers[1]) == case.config(model.layers[1])
+
+
+@pytest.mark.parametrize("axis", [None, [1, 2], (1, -1), [2], -2], ids=str)
+def test_a_legacy_h5_file_keeps_the_axis_of_a_layer_without_weights(axis, tmp_path):
+    x = random_input(2, 3, 4, CHANNELS, dtype="float32")
+    layer = kn.LayerNormalization(axis, center=False, scale=False)
+    model = keras.Sequential([keras.Input(x.shape[1:]), layer])
+    model.save(tmp_path / "model.h5")
+    np.testing.assert_array_equal(array(keras.models.load_model(tmp_path / "model.h5")(x)), array(model(x)))
+
+
+def test_a_legacy_h5_file_of_an_earlier_release_that_does_not_say_the_axis_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((4, CHANNELS)), kn.LayerNormalization(None, name="norm")])
+    model.save(tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        file.attrs["model_config"] = file.attrs["model_config"].replace('"axis_in_h5": null, ', "")
+    words = r"LayerNormalization: a \.h5 file must say the axis\. Received: name='norm' without axis \(written by"
+    with pytest.raises(ValueError, match=words):
+        keras.models.load_model(tmp_path / "model.h5")
+
+
+@tensorflow_only
+@every_case()
+@pytest.mark.parametrize("trained", [False, True], ids=["", "trained"])
+def test_a_checkpoint_of_tensorflow_restores_weights_and_predictions(case, trained, tmp_path):
+    model = keras.Sequential([keras.Input((3, 4, CHANNELS)), case.built((None, 3, 4, CHANNELS))])
+    x = random_input(5, 3, 4, CHANNELS, dtype="float32")
+    if trained:
+        model.compile("adam", "mse")
+        model.fit(x, x, verbose=0)
+    before, after = checkpoints.through(model, x, tmp_path / "checkpoint")
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(new, old)
 
 
 @pytest.mark.quick
@@ -470,14 +519,27 @@ def test_fit_evaluate_and_predict_work(case, jit_compile):
     assert np.isfinite(predicted[name]).all()
 
 
+@torch_only
+@pytest.mark.slow
+def test_fit_of_a_model_of_all_layers_gives_the_same_weights_under_torch_compile():
+    x, trained = random_input(8, 3, 4, CHANNELS, dtype="float32"), []
+    for jit_compile in (False, True):
+        model = model_of_all()
+        model.compile(keras.optimizers.SGD(0.01), dict.fromkeys(model.output, "mse"), jit_compile=jit_compile)
+        model.fit(x, dict.fromkeys(model.output, x), batch_size=4, epochs=2, shuffle=False, verbose=0)
+        trained.append(model)
+    for plain, compiled in zip(*(model.weights for model in trained), strict=True):
+        np.testing.assert_allclose(array(compiled), array(plain), rtol=1e-4, atol=1e-5, err_msg=plain.path)
+
+
 # 9. Export
 
 
 @pytest.fixture(scope="module")
-def exported(model_of_all):
-    """The model, whose only unknown size is the batch; inputs; what it predicts for them."""
+def exported(used_model):
+    """The model; inputs; what it predicts for them."""
     x = random_input(2, 3, 4, CHANNELS, dtype="float32")
-    return model_of_all, x, {name: array(y) for name, y in model_of_all(x).items()}
+    return used_model, x, {name: array(y) for name, y in used_model(x).items()}
 
 
 @pytest.fixture(scope="module")
@@ -514,6 +576,23 @@ def test_an_exported_model_gives_equal_outputs(case, file_format, exported, requ
 def test_a_litert_model_with_static_shapes_asks_for_no_shape(from_litert):
     _, operations = from_litert
     assert "SHAPE" not in operations
+
+
+@torch_only
+@every_case()
+@pytest.mark.parametrize("way", exports.ON_TORCH)
+def test_a_model_exported_from_torch_gives_equal_outputs_for_another_batch_size(case, way, tmp_path):
+    model, x = batch_of(case, 3, 4)
+    got = exports.ON_TORCH[way](model, x, tmp_path / "model.onnx")
+    np.testing.assert_allclose(got, array(model(x)), rtol=1e-5, atol=1e-5)
+
+
+@torch_only
+@every_case(fixed_axes=())
+def test_spatial_sizes_may_be_unknown_in_onnx_from_torch(case, tmp_path):
+    model, x = batch_of(case, None, None)
+    got = exports.onnx(model, x, tmp_path / "model.onnx")
+    np.testing.assert_allclose(got, array(model(x)), rtol=1e-5, atol=1e-5)
 
 
 # Stateless calls

@@ -246,6 +246,19 @@ def test_training_wrapped_layers_on_two_replicas_equals_training_on_one_device(f
         np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@tensorflow_only
+@of_runs(
+    [TWO, TWO_WRAPPED],
+    ("run", "name"),
+    lambda run: [(run, name) for name in (["layers"] if run == TWO else [w.__name__ for w in WRAPPERS])],
+)
+def test_a_checkpoint_restores_weights_and_predictions_on_every_replica(found, run, name):
+    results = {key: values for key, values in found(run).items() if key.startswith(f"checkpoint of {name} ")}
+    assert len(results) > 40
+    for key, values in results.items():
+        np.testing.assert_array_equal(values, np.broadcast_to(values[0], values.shape), err_msg=key)
+
+
 # Without replicas
 
 

@@ -9,6 +9,7 @@ from keras import constraints, initializers, ops, regularizers
 
 from keras_norm import arguments
 from keras_norm.arguments import Tensor, at_least_float32
+from keras_norm.legacy import kept_axis, with_kept_axis
 
 
 class Normalization(keras.layers.Layer):
@@ -139,7 +140,7 @@ class Normalization(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "axis": self.axis,
+            **kept_axis(self.axis),
             "epsilon": self.epsilon,
             "center": self.center,
             "scale": self.scale,
@@ -150,3 +151,7 @@ class Normalization(keras.layers.Layer):
             "beta_constraint": constraints.serialize(self.beta_constraint),
             "gamma_constraint": constraints.serialize(self.gamma_constraint),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Normalization":
+        return super().from_config(with_kept_axis(config))

@@ -6,9 +6,11 @@ from typing import Any
 import keras
 
 from keras_norm import arguments
+from keras_norm._keras import in_legacy_h5_file
 from keras_norm.arguments import Tensor
 from keras_norm.functional import layer_norm
 from keras_norm.layers.base import Normalization
+from keras_norm.legacy import KEY
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -52,3 +54,12 @@ class LayerNormalization(Normalization):
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         return layer_norm(x, self.gamma, self.beta, self.epsilon, axis=self.axis, mask=mask)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "LayerNormalization":
+        if in_legacy_h5_file() and not {"axis", KEY} & config.keys():
+            raise ValueError(
+                f"{cls.__name__}: a .h5 file must say the axis. Received: name={config.get('name')!r} without axis "
+                "(written by an earlier release, with axis=None or several axes: build the model and load_weights)."
+            )
+        return super().from_config(config)

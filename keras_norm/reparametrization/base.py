@@ -1,8 +1,9 @@
 """What re-parametrizing wrappers share: the wrapped layer is run with a kernel that is computed in each call."""
 
 import gc
+import inspect
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -10,9 +11,11 @@ import keras
 from keras import ops
 
 from keras_norm.arguments import Tensor, at_least_float32
+from keras_norm.legacy import kept_axis, with_kept_axis
 from keras_norm.reparametrization.kernels import Kernel, find_kernels, sublayers
 from keras_norm.reparametrization.substitution import call_with
 
+NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _WRAPPERS: WeakKeyDictionary[keras.layers.Layer, ref] = WeakKeyDictionary()
 
 
@@ -65,19 +68,26 @@ class KernelReparametrization(keras.layers.Wrapper):
         self.axis = axis
         self.supports_masking = layer.supports_masking
         self._kernels: tuple[Kernel, ...] = ()
-        self._vectors: list[keras.Variable] = []
+        self._vectors: tuple[keras.Variable, ...] = ()
 
     @property
     def _owner(self) -> str:
         """Whom an error names."""
         return type(self).__name__
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.layer.built and _takes_several_shapes(self.layer.build):
+            self.layer(*_symbolic(args), **_symbolic(kwargs))  # `build` of a wrapper is told the first shape only
+        return super().__call__(*args, **kwargs)
+
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
         self._kernels = find_kernels(self._owner, self.layer, self.weight_name, self.axis)
         self._refuse_what_replaces_the_kernel()
         self._refuse_a_second_formula()
-        self._vectors = [self._add_vector(kernel) for kernel in self._kernels]
+        self._vectors = tuple(self._add_vector(kernel) for kernel in self._kernels)
+        for i, vector in enumerate(self._vectors):
+            setattr(self, f"_{self._vector_name}_{i}", vector)  # `tf.train.Checkpoint` looks into no list or tuple
 
     def call(self, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         self._refuse_what_replaces_the_kernel()
@@ -86,6 +96,13 @@ class KernelReparametrization(keras.layers.Wrapper):
         for loss in losses:
             self.add_loss(loss)
         return outputs
+
+    @property
+    def state_size(self) -> Any:
+        """What `keras.layers.RNN` asks of a cell: a wrapped one would compute its kernel anew at each step."""
+        if isinstance(self.layer, keras.layers.RNN) or not hasattr(self.layer, "state_size"):
+            raise AttributeError(f"{self._owner!r} object has no attribute 'state_size'")
+        raise ValueError(_other_way_round(self._owner, "RNN", self.layer.name))
 
     @abstractmethod
     def _initial(self, matrix: Tensor) -> Tensor:
@@ -108,10 +125,19 @@ class KernelReparametrization(keras.layers.Wrapper):
             >>> type(plain).__name__, bool(np.allclose(plain(np.ones((2, 4))), y))
             ('Dense', True)
         """
+        return self._folded(self.layer.name)
+
+    def folded_with_all_inside(self) -> keras.layers.Layer:
+        """The plain layer by the name of this wrapper, also where the wrapped layer is a wrapper."""
+        inner = self._folded(self.name)
+        return inner.folded_with_all_inside() if isinstance(inner, KernelReparametrization) else inner
+
+    def _folded(self, name: str) -> keras.layers.Layer:
+        """The plain layer, by that name."""
         if not self.built:
             raise ValueError(f"{self._owner}: fold needs a built layer. Received: {self.name!r} (call it once before).")
         self._refuse_what_replaces_the_kernel()
-        folded = type(self.layer).from_config(self.layer.get_config())
+        folded = type(self.layer).from_config(self.layer.get_config() | {"name": name})
         folded.build_from_config(self.layer.get_build_config())
         values = {id(weight): value for weight, value in self._effective_kernels(training=False)}
         for new, old in zip(folded.variables, self.layer.variables, strict=True):
@@ -184,12 +210,41 @@ class KernelReparametrization(keras.layers.Wrapper):
         return self.layer.compute_mask(inputs, previous_mask)
 
     def get_config(self) -> dict[str, Any]:
-        config = {**super().get_config(), "weight_name": self.weight_name, "axis": self.axis}
+        config = {**super().get_config(), "weight_name": self.weight_name, **kept_axis(self.axis)}
         del config["dtype"]
         return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "KernelReparametrization":
+        if "go_backwards" in config:  # Bidirectional makes its second layer so
+            raise ValueError(_other_way_round(cls.__name__, "Bidirectional", config["layer"]["config"]["name"]))
+        return super().from_config(with_kept_axis(config), custom_objects)
 
 
 def _wide_matrix(kernel: Kernel) -> Tensor:
     """The stored kernel as a matrix in float32 or wider."""
     value = kernel.weight.value
     return kernel.to_matrix(ops.cast(value, at_least_float32(keras.backend.standardize_dtype(value.dtype))))
+
+
+def _other_way_round(owner: str, outer: str, name: str) -> str:
+    """What is said to who puts a wrapper into a layer that has to be inside."""
+    return (
+        f"{owner}: the wrapper must stand around {outer}, not in it. "
+        f"Received: {outer} of a wrapped layer={name!r} (write {owner}({outer}(...)))."
+    )
+
+
+def _takes_several_shapes(build: Callable[..., None]) -> bool:
+    """Whether a layer cannot be built from the shape of its first input, as attention cannot."""
+    required = [p for p in inspect.signature(build).parameters.values() if p.default is p.empty and p.kind in NAMED]
+    return len(required) > 1
+
+
+def _symbolic(arguments: Any) -> Any:
+    """The arguments of a call with tensors that have a shape and a dtype alone."""
+
+    def without_values(x: Any) -> Any:
+        return keras.KerasTensor(x.shape, keras.backend.standardize_dtype(x.dtype)) if hasattr(x, "shape") else x
+
+    return keras.tree.map_structure(without_values, arguments)

@@ -7,7 +7,7 @@ from math import prod
 import keras
 from keras import ops
 
-from keras_norm.arguments import Tensor, integer
+from keras_norm.arguments import Tensor, integer, known_shape
 
 _DEFAULT_NAMES = (
     ("recurrent_kernel",),
@@ -30,11 +30,19 @@ _CONVOLUTIONS = (
 
 @dataclass(frozen=True)
 class Kernel:
-    """A weight, the layer that made it, and the axes of its output units."""
+    """A weight, the layer that made it, and for each of its axes whether output units lie along it.
+
+    `torch.compile` would make variables of integers, and errs when it looks for a number among them.
+    """
 
     owner: keras.layers.Layer
     weight: keras.Variable
-    axes: tuple[int, ...]
+    holds_units: tuple[bool, ...]
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the output units."""
+        return tuple(a for a, holds in enumerate(self.holds_units) if holds)
 
     @property
     def units(self) -> int:
@@ -43,18 +51,20 @@ class Kernel:
 
     def to_matrix(self, value: Tensor) -> Tensor:
         """`value`, of the kernel's shape, as `(rest, units)`."""
-        return ops.reshape(_transpose(value, self._units_last), (-1, self.units))
+        sizes = known_shape(value)
+        return ops.reshape(_transpose(value, self._units_last), (-1, prod(sizes[a] for a in self.axes)))
 
     def from_matrix(self, matrix: Tensor) -> Tensor:
         """The inverse of `to_matrix`."""
         order = self._units_last
-        value = ops.reshape(matrix, [self.weight.shape[a] for a in order])
+        sizes = known_shape(self.weight.value)
+        value = ops.reshape(matrix, [sizes[a] for a in order])
         return _transpose(value, [order.index(a) for a in range(len(order))])
 
     @property
     def _units_last(self) -> list[int]:
         """The axes of the kernel, those of the units last."""
-        return [a for a in range(len(self.weight.shape)) if a not in self.axes] + list(self.axes)
+        return [a for a, holds in enumerate(self.holds_units) if not holds] + list(self.axes)
 
 
 def find_kernels(
@@ -74,11 +84,16 @@ def find_kernels(
     for listed in _DEFAULT_NAMES if names is None else [[names] if isinstance(names, str) else names]:
         if set(listed) <= set(present):
             found = [(part, weight) for name in listed for part, weight in weights if weight.name == name]
-            return tuple(Kernel(part, weight, _unit_axes(owner, part, weight, axis)) for part, weight in found)
+            return tuple(_kernel(part, weight, _unit_axes(owner, part, weight, axis)) for part, weight in found)
     raise ValueError(
         f"{owner}: weight_name must name weights of the wrapped layer. "
         f"Received: weight_name={names!r}, layer={layer.name!r} ({type(layer).__name__}) with weights {present}."
     )
+
+
+def _kernel(owner: keras.layers.Layer, weight: keras.Variable, axes: tuple[int, ...]) -> Kernel:
+    """The kernel whose units lie along `axes`."""
+    return Kernel(owner, weight, tuple(a in axes for a in range(len(weight.shape))))
 
 
 def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

@@ -64,7 +64,7 @@ class SpectralNormalization(KernelReparametrization):
     @property
     def u(self) -> list[keras.Variable]:
         """The left singular vectors, one for each re-parametrized weight."""
-        return self._vectors
+        return list(self._vectors)
 
     def _initial(self, matrix: Tensor) -> Tensor:
         # A seed of its own: replicas agree, and wrapping a layer draws no number from the global seed.

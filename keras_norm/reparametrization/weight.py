@@ -49,7 +49,7 @@ class WeightNormalization(KernelReparametrization):
     @property
     def g(self) -> list[keras.Variable]:
         """The lengths, a vector for each re-parametrized weight."""
-        return self._vectors
+        return list(self._vectors)
 
     def call(self, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         done, self._when_initialized = self._when_initialized, None

@@ -10,8 +10,8 @@ import tensorflow as tf
 import keras_norm as kn
 from keras_norm import compilation, models
 from keras_norm.distribute import DistributedModel
-from support import parts, trainings
-from support.wrapped_layers import WRAPPERS
+from support import cases, checkpoints, parts, trainings
+from support.wrapped_layers import WRAPPERS, inputs_of_all
 
 COUNT, OUT, WAY = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 if WAY == "as on a GPU":
@@ -98,6 +98,14 @@ def uneven_training(model_class, synchronized=True):
     return trainings.weights(model) | {"evaluate": evaluated, "predict": model.predict(x, batch_size=5, verbose=0)}
 
 
+def checkpointed(name, model, x):
+    """Each value before and after the way through a checkpoint, and then the copies of each weight."""
+    with strategy.scope():
+        before, after = checkpoints.through(model, x, OUT.with_suffix(".checkpoint"))
+    values = [*zip(before, after, strict=True), *(local(w.value) for w in model.weights)]
+    return {f"checkpoint of {name} {i}": np.array(value) for i, value in enumerate(values)}
+
+
 def standard(h):
     return (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-3)
 
@@ -126,6 +134,7 @@ def wrapped_layers():
     for wrapper in WRAPPERS:
         with strategy.scope():
             model, _, _ = trainings.wrapped(wrapper)
+        found |= checkpointed(wrapper.__name__, model, inputs_of_all())
         prefix = f"wrapped {wrapper.__name__}"
         found |= {f"{prefix} {name}": value for name, value in trainings.weights(model).items()}
     return found
@@ -150,6 +159,9 @@ def normalizations():
             for synchronized in (True, False):
                 got = recalibrated(layer, synchronized)
                 found |= {f"recalibrated {library} {synchronized} {name}": value for name, value in got.items()}
+        with strategy.scope():
+            model = cases.model_of_all()
+        found |= checkpointed("layers", model, cases.random_input(2, 3, 4, cases.CHANNELS, dtype="float32"))
     return found
 
 

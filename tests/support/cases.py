@@ -214,6 +214,14 @@ def every_case(**fields):
     return pytest.mark.parametrize("case", chosen, ids=str)
 
 
+def model_of_all():
+    """A model with an output for each case, whose only unknown size is the batch."""
+    inputs, outputs = keras.Input((3, 4, CHANNELS)), {}
+    for k, case in enumerate(CASES):
+        outputs[f"y{k}"] = case.built((None, 3, 4, CHANNELS), name=f"case{k}")(inputs)
+    return keras.Model(inputs, outputs)
+
+
 def random_input(*shape, seed=0, dtype="float64"):
     return np.random.default_rng(seed).normal(2.0, 3.0, shape).astype(dtype)
 

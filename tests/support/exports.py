@@ -1,7 +1,9 @@
-"""What an exported model gives, run by the format's own runtime; TensorFlow backend.
+"""What an exported model gives, run by the format's own runtime.
 
 A model with one output gives an array, a model with a dict of outputs gives a dict.
 """
+
+import warnings
 
 import keras
 import numpy as np
@@ -36,3 +38,25 @@ def onnx(model, x, path):
     names = [output.name for output in session.get_outputs()]
     y = session.run(names, {session.get_inputs()[0].name: x})
     return dict(zip(names, y, strict=True)) if len(y) > 1 else y[0]
+
+
+def torch_export(model, x, path):
+    """The graph of `torch.export` of two samples, run on `x`."""
+    import torch
+
+    batch = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(model, (torch.as_tensor(x[:2]),), dynamic_shapes=(batch,), strict=False)
+    return exported.module()(torch.as_tensor(x)).detach().numpy()
+
+
+def torch_trace(model, x, path):
+    """The graph of `torch.jit.trace` of two samples, run on `x`."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of every Python number that Keras makes of a size
+        traced = torch.jit.trace(model, torch.as_tensor(x[:2]), check_trace=False)
+    return traced(torch.as_tensor(x)).detach().numpy()
+
+
+ON_TORCH = {"onnx": onnx, "torch.export": torch_export, "torch.jit.trace": torch_trace}
