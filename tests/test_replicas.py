@@ -7,21 +7,24 @@ import keras
 import numpy as np
 import pytest
 
-from keras_norm.replicas import sum_over_replicas
+from keras_norm.replicas import Replicas
 from support import parts, processes, trainings
 from support.backends import BACKEND, array, gradients, tensorflow_only
 from support.wrapped_layers import WRAPPERS
 
 
 class Run(NamedTuple):
-    """A process of `on_replicas.py`: how many replicas it has, and whether layers compile themselves in it."""
+    """A run of `on_replicas.py`, or of `on_torch_ranks.py`.
+
+    It says how many replicas there are, and whether layers compile themselves in it.
+    """
 
     count: int
     way: str = "as it is"
 
 
 TWO, TWO_COMPILED = Run(2), Run(2, "as on a GPU")
-RUNS = [Run(1), TWO, TWO_COMPILED, Run(4)]
+RUNS = [Run(2), Run(3), Run(4)] if BACKEND == "torch" else [Run(1), TWO, TWO_COMPILED, Run(4)]
 
 
 def of_runs(runs, names="run", values=lambda run: [(run,)]):
@@ -44,22 +47,24 @@ every_run = of_runs(RUNS)
 every_case = of_runs(RUNS, ("run", "sizes"), lambda run: [(run, sizes) for sizes in parts.SIZES[run.count]])
 two_replicas, two_replicas_compiled_or_not = of_runs([TWO]), of_runs([TWO, TWO_COMPILED])
 OTHERS = [call for call, kwargs in parts.CALLS.items() if "layer" in kwargs]
+SCRIPT = "on_torch_ranks.py" if BACKEND == "torch" else "on_replicas.py"
+with_replicas = pytest.mark.skipif(BACKEND == "jax", reason="on JAX a batch is one array on all devices")
 SYNCHRONIZED = [call for call in parts.CALLS if call not in OTHERS and "offset" not in call and "plain" not in call]
 UNIT = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}
 
 
 @pytest.fixture(scope="session")
 def found(tmp_path_factory):
-    """`found(run)` is what `on_replicas.py` found, by name."""
+    """`found(run)` is what the run found, by name."""
     folder = tmp_path_factory.mktemp("replicas")
 
     @cache
     def of(run):
         path = folder / f"{run.count} {run.way}.npz"
         for _ in range(5):
-            if processes.finish_one(processes.start("on_replicas.py", run.count, path, run.way)):
+            if processes.finish_one(processes.start(SCRIPT, run.count, path, run.way)):
                 return processes.results(path)
-        raise AssertionError(f"TensorFlow crashed five times with {run.count} replicas")
+        raise AssertionError(f"{BACKEND} crashed five times with {run.count} replicas")
 
     return of
 
@@ -88,7 +93,7 @@ def close(got, want, call="synchronized"):
     np.testing.assert_allclose(got, want, rtol=unit, atol=unit * max(1.0, np.abs(want).max(initial=0.0)))
 
 
-@tensorflow_only
+@with_replicas
 @every_case
 @pytest.mark.parametrize("call", SYNCHRONIZED)
 def test_a_synchronized_layer_equals_one_device_on_the_joined_batch(found, run, sizes, call):
@@ -104,7 +109,7 @@ def test_a_synchronized_layer_equals_one_device_on_the_joined_batch(found, run, 
         close(got[f"{call} {sizes} moving_variance"][copy], variance)
 
 
-@tensorflow_only
+@with_replicas
 @every_case
 @pytest.mark.parametrize("call", OTHERS)
 def test_the_other_layers_over_the_batch_equal_themselves_on_one_device(found, run, sizes, call):
@@ -119,14 +124,14 @@ def test_the_other_layers_over_the_batch_equal_themselves_on_one_device(found, r
         close(found(run)[f"{call} {sizes} {name}"][0], array(getattr(layer, name)))
 
 
-@tensorflow_only
+@with_replicas
 @of_runs(RUNS[1:], ("run", "sizes"), lambda run: [(run, s) for s in parts.SIZES[run.count] if 0 not in s])
 def test_a_plain_layer_differs_from_the_joined_batch_visibly(found, run, sizes):
     y = found(run)[f"plain {sizes} y"]
     assert np.abs(y - parts.batch_norm(Joined(sizes, "plain").x)).max() > 0.5
 
 
-@tensorflow_only
+@with_replicas
 @every_case
 @pytest.mark.parametrize("call", ["plain", "plain, mask of inputs"])
 def test_a_plain_layer_stores_the_mean_over_the_replicas_that_saw_a_channel(found, run, sizes, call):
@@ -137,7 +142,7 @@ def test_a_plain_layer_stores_the_mean_over_the_replicas_that_saw_a_channel(foun
         close(got[f"{call} {sizes} {name}"], np.broadcast_to(want, (run.count, parts.CHANNELS)))
 
 
-@tensorflow_only
+@with_replicas
 @every_case
 @pytest.mark.parametrize(("call", "tolerance"), [("offset 1e3", 1e-5), ("offset 1e4", 1e-4)])
 def test_the_joined_variance_survives_an_offset(found, run, sizes, call, tolerance):
@@ -145,7 +150,7 @@ def test_the_joined_variance_survives_an_offset(found, run, sizes, call, toleran
     np.testing.assert_allclose(found(run)[f"{call} {sizes} moving_variance"][0], variance, rtol=tolerance)
 
 
-@tensorflow_only
+@with_replicas
 @every_run
 @pytest.mark.parametrize("call", parts.CALLS)
 def test_a_synchronized_layer_takes_two_collectives_a_plain_one_one_and_one_replica_none(found, run, call):
@@ -153,6 +158,27 @@ def test_a_synchronized_layer_takes_two_collectives_a_plain_one_one_and_one_repl
     per_layer = 0 if run.count == 1 else 1 if "plain" in call else 2
     assert found(run)[f"{call} {first} collectives"] == per_layer
     assert found(run)[f"{call} {first} collectives of inference"] == 0
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="torch differentiates operation by operation")
+@every_case
+@pytest.mark.parametrize("call", ["synchronized", "mask of inputs"])
+def test_the_gradient_of_a_gradient_equals_that_of_one_device(found, run, sizes, call):
+    import torch
+
+    one, layer = Joined(sizes, call), parts.made(call)
+    x = torch.tensor(one.x.astype("float32"), requires_grad=True)
+    mask = None if one.mask is None else torch.tensor(one.mask)
+    loss = (layer(x, training=True, mask=mask) * torch.tensor(one.cotangent.astype("float32"))).sum()
+    (dx,) = torch.autograd.grad(loss, [x], create_graph=True)
+    (ddx,) = torch.autograd.grad((dx**3).sum(), [x])
+    close(found(run)[f"{call} {sizes} ddx"], array(ddx))
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="its subject is torch.distributed")
+@every_run
+def test_a_rank_infers_alone_and_a_model_is_made_without_collectives(found, run):
+    assert found(run)["alone"] == 0
 
 
 # fit, evaluate and predict
@@ -163,17 +189,19 @@ def one_device():
     return trainings.trained(trainings.convolutional())
 
 
-@tensorflow_only
+@with_replicas
 @every_run
 def test_training_on_replicas_equals_training_on_one_device(found, one_device, run):
-    for name, want in one_device.items():
+    of_a_loop = ("weight", "predict")
+    wanted = {k: v for k, v in one_device.items() if BACKEND != "torch" or k.startswith(of_a_loop)}
+    for name, want in wanted.items():
         np.testing.assert_allclose(found(run)[f"training True {name}"], want, rtol=2e-5, atol=2e-5, err_msg=name)
     if run.count > 1:
-        control = {name: found(run)[f"training False {name}"] for name in ("history loss", "predict")}
+        control = {name: found(run)[f"training False {name}"] for name in ("history loss", "predict") if name in wanted}
         assert all(np.abs(value - one_device[name]).max() > 0.01 for name, value in control.items())
 
 
-@tensorflow_only
+@with_replicas
 @every_run
 @pytest.mark.parametrize("synchronized", [True, False])
 def test_all_replicas_hold_the_same_weights_after_training(found, run, synchronized):
@@ -252,7 +280,7 @@ def test_training_wrapped_layers_on_two_replicas_equals_training_on_one_device(f
 @pytest.mark.quick
 def test_nothing_is_summed_without_a_strategy():
     tensors = (keras.ops.ones(3), keras.ops.ones((1, 2)))
-    assert sum_over_replicas(tensors) is tensors
+    assert Replicas()(tensors) is tensors
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution.DataParallel is for JAX")

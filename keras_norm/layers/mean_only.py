@@ -49,7 +49,7 @@ class MeanOnlyBatchNormalization(MovingNormalization):
         y = centre(x, statistics.mean, mask)
         if self.beta is None:
             return y
-        return y + ops.cast(ops.reshape(self.beta, ops.shape(statistics.mean)), y.dtype)
+        return y + self._per_channel(self.beta, y)
 
     def get_config(self) -> dict[str, Any]:
         without = {"epsilon", "scale", "gamma_initializer", "gamma_regularizer", "gamma_constraint"}

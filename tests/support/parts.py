@@ -10,7 +10,12 @@ TIME, CHANNELS = 5, 4
 EPSILON, MOMENTUM = 1e-3, 0.75
 GAMMA, BETA = np.linspace(0.5, 2.0, CHANNELS), np.linspace(-1.0, 1.0, CHANNELS)
 HALF = keras.initializers.Constant(0.5)
-SIZES = {1: [(5,)], 2: [(4, 4), (3, 5), (1, 7), (5, 0)], 4: [(2, 3, 1, 4), (3, 3, 3, 0)]}
+SIZES = {
+    1: [(5,)],
+    2: [(4, 4), (3, 5), (1, 7), (5, 0)],
+    3: [(2, 4, 3), (4, 0, 1)],
+    4: [(2, 3, 1, 4), (3, 3, 3, 0)],
+}
 CALLS = {  # how the layer is made
     "synchronized": {"synchronized": True},
     "plain": {"synchronized": False},
@@ -24,6 +29,11 @@ CALLS = {  # how the layer is made
     "batch renorm": {"layer": "BatchRenormalization", "synchronized": True, "r_max": 2.0, "d_max": 1.0},
     "batch instance": {"layer": "BatchInstanceNormalization", "synchronized": True, "rho_initializer": HALF},
 }
+
+
+def calls(replicas):
+    """Those of the calls that so many replicas can make: pairs need an even number."""
+    return [call for call in CALLS if replicas % 2 == 0 or "pairs" not in call]
 
 
 def made(call):
