@@ -46,10 +46,12 @@ def of_runs(runs, names="run", values=lambda run: [(run,)]):
 every_run = of_runs(RUNS)
 every_case = of_runs(RUNS, ("run", "sizes"), lambda run: [(run, sizes) for sizes in parts.SIZES[run.count]])
 two_replicas, two_replicas_compiled_or_not = of_runs([TWO]), of_runs([TWO, TWO_COMPILED])
-OTHERS = [call for call, kwargs in parts.CALLS.items() if "layer" in kwargs]
+PAIRS = [call for call in parts.CALLS if "pairs" in call]
+OTHER_PAIRS = [call for call in PAIRS if "layer" in parts.CALLS[call]]
+OTHERS = [call for call, kwargs in parts.CALLS.items() if "layer" in kwargs and call not in PAIRS]
 SCRIPT = "on_torch_ranks.py" if BACKEND == "torch" else "on_replicas.py"
 with_replicas = pytest.mark.skipif(BACKEND == "jax", reason="on JAX a batch is one array on all devices")
-SYNCHRONIZED = [call for call in parts.CALLS if call not in OTHERS and "offset" not in call and "plain" not in call]
+SYNCHRONIZED = [call for call in parts.CALLS if call not in OTHERS + PAIRS and "offset" not in call and "plain" not in call]
 UNIT = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}
 
 
@@ -80,7 +82,20 @@ class Joined:
         self.masks = parts.masks(sizes, call)
         self.x = np.concatenate(self.parts)
         self.mask = None if self.masks is None else np.concatenate(self.masks)
-        self.cotangent = np.concatenate(parts.cotangents(sizes)).astype("float64")
+        self.cotangents = [part.astype("float64") for part in parts.cotangents(sizes)]
+        self.cotangent = np.concatenate(self.cotangents)
+
+    def pairs(self):
+        """Inputs, mask and cotangent of each two neighbours."""
+        for k in range(0, len(self.parts), 2):
+            mask = None if self.masks is None else np.concatenate(self.masks[k : k + 2])
+            yield np.concatenate(self.parts[k : k + 2]), mask, np.concatenate(self.cotangents[k : k + 2])
+
+
+def pair_slices(sizes):
+    """Where in a batch each two neighbours have their samples."""
+    ends = np.cumsum([0, *sizes])
+    return [slice(ends[k], ends[k + 2]) for k in range(0, len(sizes), 2)]
 
 
 def bfloat16(x):
@@ -151,13 +166,66 @@ def test_the_joined_variance_survives_an_offset(found, run, sizes, call, toleran
 
 
 @with_replicas
-@every_run
-@pytest.mark.parametrize("call", parts.CALLS)
+@of_runs(RUNS, ("run", "call"), lambda run: [(run, call) for call in parts.calls(run.count)])
 def test_a_synchronized_layer_takes_two_collectives_a_plain_one_one_and_one_replica_none(found, run, call):
     first = parts.SIZES[run.count][0]
-    per_layer = 0 if run.count == 1 else 1 if "plain" in call else 2
+    per_layer = 0 if run.count == 1 else 1 if "plain" in call else 3 if "pairs" in call and run.count > 2 else 2
     assert found(run)[f"{call} {first} collectives"] == per_layer
     assert found(run)[f"{call} {first} collectives of inference"] == 0
+
+
+@with_replicas
+@of_runs(
+    [run for run in RUNS if run.count % 2 == 0],
+    ("run", "sizes"),
+    lambda run: [(run, sizes) for sizes in parts.SIZES[run.count]],
+)
+class TestPairs:
+    """Layers with `synchronized=2` on two or four replicas."""
+
+    @pytest.mark.parametrize("call", [call for call in PAIRS if call not in OTHER_PAIRS])
+    def test_each_pair_equals_one_device_on_its_own_batch(self, found, run, sizes, call):
+        one, got = Joined(sizes, call), found(run)
+        pairs = list(one.pairs())
+        close(got[f"{call} {sizes} y"], np.concatenate([parts.batch_norm(x, mask) for x, mask, _ in pairs]))
+        dx, dgamma, dbeta = zip(*(parts.gradients(x, cotangent, mask) for x, mask, cotangent in pairs), strict=True)
+        close(got[f"{call} {sizes} dx"], np.concatenate(dx))
+        close(got[f"{call} {sizes} dgamma"], sum(dgamma))
+        close(got[f"{call} {sizes} dbeta"], sum(dbeta))
+
+    @pytest.mark.parametrize("call", OTHER_PAIRS)
+    def test_the_other_layers_equal_themselves_on_one_device_with_the_batch_of_a_pair(self, found, run, sizes, call):
+        for at, (x, _, cotangent) in zip(pair_slices(sizes), Joined(sizes, call).pairs(), strict=True):
+            x, cotangent = x.astype("float32"), cotangent.astype("float32")
+            close(found(run)[f"{call} {sizes} y"][at], array(parts.made(call)(x, training=True)))
+            dx = gradients(parts.made(call), x, cotangent, training=True)[0]
+            close(found(run)[f"{call} {sizes} dx"][at], dx)
+
+    @pytest.mark.parametrize("call", PAIRS)
+    def test_every_replica_stores_the_mean_over_the_pairs_that_saw_a_channel(self, found, run, sizes, call):
+        xs, masks, _ = zip(*Joined(sizes, call).pairs(), strict=True)
+        mean, variance = parts.followed(xs, masks)
+        if "renorm" in call:  # it follows the deviation
+            _, of_batch = parts.followed(xs, masks, momentum=0.0)
+            deviation = parts.MOMENTUM * np.sqrt(1.0 + parts.EPSILON)
+            deviation += (1.0 - parts.MOMENTUM) * np.sqrt(of_batch + parts.EPSILON)
+            variance = deviation**2 - parts.EPSILON
+        for name, want in (("mean", mean), ("variance", variance)):
+            got = found(run)[f"{call} {sizes} moving_{name}"]
+            close(got, np.broadcast_to(want, (run.count, parts.CHANNELS)))
+
+
+@with_replicas
+@of_runs(RUNS)
+def test_groups_that_do_not_divide_the_replicas_are_refused(found, run):
+    said, divisors = str(found(run)["error of groups of 3"]), {2: "1, 2", 4: "1, 2, 4"}.get(run.count)
+    if divisors is None:  # one replica has no others to join, and three are a group of 3
+        assert said == ""
+    else:
+        assert (
+            "BatchNormalization: synchronized must divide the number of replicas. "
+            f"Received: synchronized=3 on {run.count} replicas (divisors: {divisors})."
+        ) in said
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="torch differentiates operation by operation")

@@ -98,6 +98,13 @@ def uneven_training(model_class, synchronized=True):
     return trainings.weights(model) | {"evaluate": evaluated, "predict": model.predict(x, batch_size=5, verbose=0)}
 
 
+def groups_of_3():
+    with strategy.scope():
+        layer = kn.BatchNormalization(synchronized=3)
+        layer.build((None, 4))
+    return trainings.error_of(lambda: strategy.run(lambda: layer(tf.ones((2, 4)), training=True)))
+
+
 def standard(h):
     return (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-3)
 
@@ -123,12 +130,13 @@ def recalibrated(layer, synchronized):
 
 found = {}
 for sizes in parts.SIZES[COUNT]:
-    for call in parts.CALLS:
+    for call in parts.calls(COUNT):
         found |= {f"{call} {sizes} {name}": value for name, value in one_call(call, sizes).items()}
 for synchronized in (True, False):
     with strategy.scope():
         model = trainings.convolutional(synchronized=synchronized)
     found |= {f"training {synchronized} {name}": value for name, value in training(model).items()}
+found["error of groups of 3"] = groups_of_3()
 if COUNT == 2:
     for synchronized in (True, False):
         got = uneven_training(DistributedModel, synchronized)

@@ -89,10 +89,14 @@ def alone(rank):
     return {"alone": collectives.count}
 
 
+def groups_of_3():
+    return trainings.error_of(lambda: kn.BatchNormalization(synchronized=3)(torch.ones(2, 4), training=True))
+
+
 def run(rank):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{RENDEZVOUS}", rank=rank, world_size=COUNT)
-    found = alone(rank)
+    found = {"error of groups of 3": groups_of_3(), **alone(rank)}
     for sizes in parts.SIZES[COUNT]:
         for call in parts.calls(COUNT):
             found |= one_call(call, sizes, rank)

@@ -28,6 +28,10 @@ CALLS = {  # how the layer is made
     "offset 1e4": {"synchronized": True, "momentum": 0.0},
     "batch renorm": {"layer": "BatchRenormalization", "synchronized": True, "r_max": 2.0, "d_max": 1.0},
     "batch instance": {"layer": "BatchInstanceNormalization", "synchronized": True, "rho_initializer": HALF},
+    "pairs": {"synchronized": 2},
+    "pairs, mask of inputs": {"synchronized": 2},
+    "pairs, batch renorm": {"layer": "BatchRenormalization", "synchronized": 2, "r_max": 2.0, "d_max": 1.0},
+    "pairs, batch instance": {"layer": "BatchInstanceNormalization", "synchronized": 2, "rho_initializer": HALF},
 }
 
 
