@@ -14,17 +14,20 @@ from support.wrapped_layers import WRAPPERS
 
 
 class Run(NamedTuple):
-    """A run of `on_replicas.py`, or of `on_torch_ranks.py`.
-
-    It says how many replicas there are, and whether layers compile themselves in it.
-    """
+    """A run of the backend's script: how many replicas it has, and whether layers compile themselves in it."""
 
     count: int
     way: str = "as it is"
 
 
 TWO, TWO_COMPILED = Run(2), Run(2, "as on a GPU")
-RUNS = [Run(2), Run(3), Run(4)] if BACKEND == "torch" else [Run(1), TWO, TWO_COMPILED, Run(4)]
+RUNS = {
+    "tensorflow": [Run(1), TWO, TWO_COMPILED, Run(4)],
+    "torch": [TWO, Run(3), Run(4)],
+    "jax": [Run(4)],
+}[BACKEND]
+SCRIPT = {"tensorflow": "on_replicas.py", "torch": "on_torch_ranks.py", "jax": "on_jax_devices.py"}[BACKEND]
+SIZES = {4: [parts.SAMPLES_ON_JAX]} if BACKEND == "jax" else parts.SIZES
 
 
 def of_runs(runs, names="run", values=lambda run: [(run,)]):
@@ -35,7 +38,7 @@ def of_runs(runs, names="run", values=lambda run: [(run,)]):
             pytest.param(
                 *value,
                 id=f"{run.count} {run.way}{''.join(f' {v}' for v in value[1:])}",
-                marks=[pytest.mark.xdist_group(f"{run.count} {run.way}"), *([] if run == TWO else [pytest.mark.slow])],
+                marks=[pytest.mark.xdist_group(f"{run.count} {run.way}"), *([] if run == TWO or BACKEND == "jax" else [pytest.mark.slow])],
             )
             for run in runs
             for value in values(run)
@@ -44,12 +47,11 @@ def of_runs(runs, names="run", values=lambda run: [(run,)]):
 
 
 every_run = of_runs(RUNS)
-every_case = of_runs(RUNS, ("run", "sizes"), lambda run: [(run, sizes) for sizes in parts.SIZES[run.count]])
+every_case = of_runs(RUNS, ("run", "sizes"), lambda run: [(run, sizes) for sizes in SIZES[run.count]])
 two_replicas, two_replicas_compiled_or_not = of_runs([TWO]), of_runs([TWO, TWO_COMPILED])
 PAIRS = [call for call in parts.CALLS if "pairs" in call]
 OTHER_PAIRS = [call for call in PAIRS if "layer" in parts.CALLS[call]]
 OTHERS = [call for call, kwargs in parts.CALLS.items() if "layer" in kwargs and call not in PAIRS]
-SCRIPT = "on_torch_ranks.py" if BACKEND == "torch" else "on_replicas.py"
 with_replicas = pytest.mark.skipif(BACKEND == "jax", reason="on JAX a batch is one array on all devices")
 SYNCHRONIZED = [call for call in parts.CALLS if call not in OTHERS + PAIRS and "offset" not in call and "plain" not in call]
 UNIT = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}
@@ -140,7 +142,7 @@ def test_the_other_layers_over_the_batch_equal_themselves_on_one_device(found, r
 
 
 @with_replicas
-@of_runs(RUNS[1:], ("run", "sizes"), lambda run: [(run, s) for s in parts.SIZES[run.count] if 0 not in s])
+@of_runs(RUNS[1:], ("run", "sizes"), lambda run: [(run, s) for s in SIZES[run.count] if 0 not in s])
 def test_a_plain_layer_differs_from_the_joined_batch_visibly(found, run, sizes):
     y = found(run)[f"plain {sizes} y"]
     assert np.abs(y - parts.batch_norm(Joined(sizes, "plain").x)).max() > 0.5
@@ -168,17 +170,16 @@ def test_the_joined_variance_survives_an_offset(found, run, sizes, call, toleran
 @with_replicas
 @of_runs(RUNS, ("run", "call"), lambda run: [(run, call) for call in parts.calls(run.count)])
 def test_a_synchronized_layer_takes_two_collectives_a_plain_one_one_and_one_replica_none(found, run, call):
-    first = parts.SIZES[run.count][0]
+    first = SIZES[run.count][0]
     per_layer = 0 if run.count == 1 else 1 if "plain" in call else 3 if "pairs" in call and run.count > 2 else 2
     assert found(run)[f"{call} {first} collectives"] == per_layer
     assert found(run)[f"{call} {first} collectives of inference"] == 0
 
 
-@with_replicas
 @of_runs(
     [run for run in RUNS if run.count % 2 == 0],
     ("run", "sizes"),
-    lambda run: [(run, sizes) for sizes in parts.SIZES[run.count]],
+    lambda run: [(run, sizes) for sizes in SIZES[run.count]],
 )
 class TestPairs:
     """Layers with `synchronized=2` on two or four replicas."""
@@ -215,7 +216,6 @@ class TestPairs:
             close(got, np.broadcast_to(want, (run.count, parts.CHANNELS)))
 
 
-@with_replicas
 @of_runs(RUNS)
 def test_groups_that_do_not_divide_the_replicas_are_refused(found, run):
     said, divisors = str(found(run)["error of groups of 3"]), {2: "1, 2", 4: "1, 2, 4"}.get(run.count)
@@ -351,14 +351,46 @@ def test_nothing_is_summed_without_a_strategy():
     assert Replicas()(tensors) is tensors
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution.DataParallel is for JAX")
+# On JAX
+
+on_jax = pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution.DataParallel is for JAX")
+
+
+@on_jax
+@of_runs(RUNS)
 @pytest.mark.parametrize("synchronized", [True, False])
-def test_statistics_on_jax_are_global_on_four_devices(tmp_path, synchronized):
-    flags = "--xla_force_host_platform_device_count=4"
-    process = processes.start("on_jax_devices.py", int(synchronized), tmp_path / "found.npz", XLA_FLAGS=flags)
-    processes.finish([process])
-    got = processes.results(tmp_path / "found.npz")
-    assert got.pop("devices") == 4
-    want = trainings.trained(trainings.convolutional())
-    for name, value in want.items():
-        np.testing.assert_allclose(got[name], value, rtol=2e-5, atol=2e-5, err_msg=name)
+def test_statistics_on_jax_are_global_on_four_devices(found, one_device, run, synchronized):
+    assert found(run)["devices"] == run.count
+    for name, want in one_device.items():
+        got = found(run)[f"training {synchronized} {name}"]
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+@on_jax
+@of_runs(RUNS)
+def test_fit_on_jax_takes_the_statistics_of_pairs(found, one_device, run):
+    losses = found(run)["history of pairs"]
+    assert np.isfinite(losses).all()
+    assert np.abs(losses - one_device["history loss"]).max() > 0.01
+
+
+@on_jax
+@of_runs(RUNS)
+def test_mean_only_takes_the_mean_of_pairs(found, run):
+    x = np.arange(8.0) ** 2  # one device has two samples
+    close(found(run)["mean only"][:, 0], np.concatenate([x[:4] - x[:4].mean(), x[4:] - x[4:].mean()]))
+
+
+@on_jax
+@of_runs(RUNS)
+def test_a_layer_of_pairs_is_built_with_any_number_of_samples(found, run):
+    assert found(run)["built while training"] == 3
+
+
+@on_jax
+@of_runs(RUNS)
+@pytest.mark.parametrize(("wrong", "words"), [("7 samples", "7 samples, 2 groups of replicas"), ("axis 0", "axis=0")])
+def test_samples_that_do_not_fall_into_groups_are_refused(found, run, wrong, words):
+    said = str(found(run)[f"error of {wrong}"])
+    assert "with an integer for synchronized the samples on axis 0 must split evenly into groups. Received: " in said
+    assert words in said

@@ -16,6 +16,7 @@ SIZES = {
     3: [(2, 4, 3), (4, 0, 1)],
     4: [(2, 3, 1, 4), (3, 3, 3, 0)],
 }
+SAMPLES_ON_JAX = (2, 2, 2, 2)  # its devices share a batch evenly
 CALLS = {  # how the layer is made
     "synchronized": {"synchronized": True},
     "plain": {"synchronized": False},
