@@ -1,46 +1,62 @@
-"""python on_jax_devices.py COUNT OUT WAY: what the tests ask of COUNT devices under keras.distribution.DataParallel."""
+"""python on_jax_devices.py COUNT OUT WAY: what the tests ask of COUNT devices under keras.distribution.DataParallel.
+
+In one process, or in one of several that share the devices, which Keras' environment variables name. The first writes.
+"""
 
 import os
 import sys
 
-COUNT, OUT = int(sys.argv[1]), sys.argv[2]  # there is one way on JAX
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={COUNT}"
+COUNT, OUT = int(sys.argv[1]), sys.argv[2]
+PROCESSES = int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", 1))
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={COUNT // PROCESSES}"
 
 import jax
 import keras
 import numpy as np
+from jax.experimental import multihost_utils
 
 import keras_norm as kn
 from support import parts, trainings
 
+keras.utils.set_random_seed(0)
+if PROCESSES > 1:
+    keras.distribution.initialize()
+PROCESS = jax.process_index()
 distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
 keras.distribution.set_distribution(distribution)
 
 
 def distributed(parts_of):
     """The parts of a batch as one array, each on its device."""
-    values = np.concatenate(parts_of)
-    return keras.distribution.distribute_tensor(values, distribution.get_data_layout(values.shape))
+    own = np.concatenate(np.array_split(parts_of, PROCESSES)[PROCESS])
+    layout = distribution.get_data_layout(own.shape).backend_layout
+    return jax.make_array_from_process_local_data(layout, own)
+
+
+def whole(values):
+    return np.asarray(multihost_utils.process_allgather(values, tiled=True), "float32")
 
 
 def one_call(call, sizes):
     layer = parts.made(call)
-    masks = parts.masks(sizes, call)
-    mask, cotangent = None if masks is None else distributed(masks), distributed(parts.cotangents(sizes))
 
-    def loss(trainable, x):
-        state = [variable.value for variable in layer.non_trainable_variables]
+    def loss(trainable, x, state, cotangent, mask):
         y, state = layer.stateless_call(trainable, state, x, training=True, mask=mask)
         return (y * cotangent).sum(), (y, state)
 
-    weights = [weight.value for weight in layer.trainable_variables]
-    x = distributed(parts.inputs(sizes, call))
-    (to_weights, dx), (y, state) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(weights, x)
+    trainable = [weight.value for weight in layer.trainable_variables]
+    state = [variable.value for variable in layer.non_trainable_variables]
+    masks = parts.masks(sizes, call)
+    x = distributed([part.astype(layer.compute_dtype) for part in parts.inputs(sizes, call)])
+    cotangent = distributed(parts.cotangents(sizes))
+    mask = None if masks is None else distributed(masks)
+    gradients = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+    (to_weights, dx), (y, state) = gradients(trainable, x, state, cotangent, mask)
     names = [weight.name for weight in layer.trainable_variables]
     moving = dict(zip([v.name for v in layer.non_trainable_variables], state, strict=True))
     return {
-        "y": y,
-        "dx": dx,
+        "y": whole(y),
+        "dx": whole(dx),
         **{f"d{name}": gradient for name, gradient in zip(names, to_weights, strict=True)},
         **{name: np.broadcast_to(moving[name], (COUNT, parts.CHANNELS)) for name in ("moving_mean", "moving_variance")},
     }
@@ -51,14 +67,20 @@ def error_of(synchronized, samples=8, axis=-1):
     return trainings.error_of(lambda: layer(np.ones((samples, 4)), training=True))
 
 
+def training(synchronized):
+    return trainings.trained(trainings.convolutional(synchronized=synchronized), process=PROCESS, processes=PROCESSES)
+
+
 sizes = parts.SAMPLES_ON_JAX
 found = {f"{call} {sizes} {name}": v for call in parts.calls(COUNT) for name, v in one_call(call, sizes).items()}
 for synchronized in (True, False):
-    got = trainings.trained(trainings.convolutional(synchronized=synchronized))
-    found |= {f"training {synchronized} {name}": value for name, value in got.items()}
-found["history of pairs"] = trainings.trained(trainings.convolutional(synchronized=2))["history loss"]
-found["mean only"] = kn.MeanOnlyBatchNormalization(synchronized=2)(np.arange(8.0)[:, None] ** 2, training=True)
-found["built while training"] = kn.BatchNormalization(synchronized=2)(keras.Input((3,)), training=True).shape[1]
-found["error of groups of 3"], found["error of 7 samples"] = error_of(3), error_of(2, samples=7)
-found["error of axis 0"] = error_of(2, axis=0)
-np.savez(OUT, devices=len(jax.devices()), **found)
+    found |= {f"training {synchronized} {name}": value for name, value in training(synchronized).items()}
+found["history of pairs"] = training(2)["history loss"]
+found["devices"] = len(jax.devices())
+if PROCESSES == 1:
+    found["mean only"] = kn.MeanOnlyBatchNormalization(synchronized=2)(np.arange(8.0)[:, None] ** 2, training=True)
+    found["built while training"] = kn.BatchNormalization(synchronized=2)(keras.Input((3,)), training=True).shape[1]
+    found["error of groups of 3"], found["error of 7 samples"] = error_of(3), error_of(2, samples=7)
+    found["error of axis 0"] = error_of(2, axis=0)
+if PROCESS == 0:
+    np.savez(OUT, **found)
