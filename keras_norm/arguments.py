@@ -32,8 +32,7 @@ def boolean_or_count(owner: str, name: str, value: Any) -> bool | int:
         return bool(value)
     if not isinstance(value, Integral):
         raise TypeError(
-            f"{owner}: {name} must be True, False or an integer. "
-            f"Received: {name}={value!r} ({type(value).__name__})."
+            f"{owner}: {name} must be True, False or an integer. Received: {name}={value!r} ({type(value).__name__})."
         )
     if value < 1:
         raise ValueError(f"{owner}: {name} must be positive where it is a number. Received: {name}={value}.")

@@ -6,8 +6,8 @@ Replicas are those of the `tf.distribute` strategy in scope, or on torch the ran
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
-from typing import NamedTuple
 
 import keras
 from keras import backend, ops
@@ -51,7 +51,8 @@ class Replicas:
         return tuple(ops.reshape(sums[a:b], tuple(t.shape)) for (a, b), t in zip(cuts, tensors, strict=True))
 
 
-class _Replica(NamedTuple):
+@dataclass(frozen=True)
+class _Replica:
     """One of several replicas, and how it adds what all of them have."""
 
     index: int | Tensor
@@ -61,19 +62,24 @@ class _Replica(NamedTuple):
 
 def _replica_among_several() -> _Replica | None:
     """The replica that this code runs for, if there are others beside it."""
-    if backend.backend() == "tensorflow":
-        # None where code runs once for all, as in a model's build.
-        context = tf.distribute.get_replica_context()
-        if context is not None and context.num_replicas_in_sync > 1:
-            return _Replica(
-                context.replica_id_in_sync_group,
-                context.num_replicas_in_sync,
-                lambda rows: context.all_reduce(tf.distribute.ReduceOp.SUM, rows),
-            )
-    elif backend.backend() == "torch" and distributed.is_available() and distributed.is_initialized():
-        if distributed.get_world_size() > 1 and not in_symbolic_scope():
-            return _Replica(distributed.get_rank(), distributed.get_world_size(), _SumOverRanks.apply)
-    return None
+    replica = _strategy_replica() if backend.backend() == "tensorflow" else _rank()
+    return replica if replica is not None and replica.count > 1 and not in_symbolic_scope() else None
+
+
+def _strategy_replica() -> _Replica | None:
+    """The replica of the `tf.distribute` strategy in scope; None where code runs once for all of them."""
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        return None
+    total = partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
+    return _Replica(context.replica_id_in_sync_group, context.num_replicas_in_sync, total)
+
+
+def _rank() -> _Replica | None:
+    """The rank of `torch.distributed`, where that has been started."""
+    if backend.backend() != "torch" or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return _Replica(distributed.get_rank(), distributed.get_world_size(), _SumOverRanks.apply)
 
 
 if backend.backend() == "torch":

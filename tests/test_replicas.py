@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_norm as kn
 from keras_norm.replicas import Replicas
 from support import parts, processes, trainings
 from support.backends import BACKEND, array, gradients, tensorflow_only
@@ -27,6 +28,12 @@ RUNS = {
     "torch": [TWO, Run(3), Run(4)],
     "jax": [JAX, JAX_IN_TWO],
 }[BACKEND]
+MOVING = [
+    kn.BatchNormalization,
+    kn.BatchRenormalization,
+    kn.BatchInstanceNormalization,
+    kn.MeanOnlyBatchNormalization,
+]
 QUICKEST = JAX if BACKEND == "jax" else TWO  # shows what there is to see
 SCRIPT = {"tensorflow": "on_replicas.py", "torch": "on_torch_ranks.py", "jax": "on_jax_devices.py"}[BACKEND]
 SIZES = {4: [parts.SAMPLES_ON_JAX]} if BACKEND == "jax" else parts.SIZES
@@ -40,7 +47,10 @@ def of_runs(runs, names="run", values=lambda run: [(run,)]):
             pytest.param(
                 *value,
                 id=f"{run.count} {run.way}{''.join(f' {v}' for v in value[1:])}",
-                marks=[pytest.mark.xdist_group(f"{run.count} {run.way}"), *([] if run == QUICKEST else [pytest.mark.slow])],
+                marks=[
+                    pytest.mark.xdist_group(f"{run.count} {run.way}"),
+                    *([] if run == QUICKEST else [pytest.mark.slow]),
+                ],
             )
             for run in runs
             for value in values(run)
@@ -55,7 +65,9 @@ PAIRS = [call for call in parts.CALLS if "pairs" in call]
 OTHER_PAIRS = [call for call in PAIRS if "layer" in parts.CALLS[call]]
 OTHERS = [call for call, kwargs in parts.CALLS.items() if "layer" in kwargs and call not in PAIRS]
 with_replicas = pytest.mark.skipif(BACKEND == "jax", reason="on JAX a batch is one array on all devices")
-SYNCHRONIZED = [call for call in parts.CALLS if call not in OTHERS + PAIRS and "offset" not in call and "plain" not in call]
+SYNCHRONIZED = [
+    call for call in parts.CALLS if call not in OTHERS + PAIRS and "offset" not in call and "plain" not in call
+]
 UNIT = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}
 
 
@@ -171,20 +183,20 @@ def test_the_joined_variance_survives_an_offset(found, run, sizes, call, toleran
 
 @with_replicas
 @of_runs(RUNS, ("run", "call"), lambda run: [(run, call) for call in parts.calls(run.count)])
-def test_a_synchronized_layer_takes_two_collectives_a_plain_one_one_and_one_replica_none(found, run, call):
+def test_a_step_takes_two_collectives_three_for_groups_one_for_a_plain_layer_and_none_on_one_replica(found, run, call):
     first = SIZES[run.count][0]
-    per_layer = 0 if run.count == 1 else 1 if "plain" in call else 3 if "pairs" in call and run.count > 2 else 2
+    per_layer = 0 if run.count == 1 else 1 if "plain" in call else 3 if "pairs" in call else 2
     assert found(run)[f"{call} {first} collectives"] == per_layer
     assert found(run)[f"{call} {first} collectives of inference"] == 0
 
 
 @of_runs(
-    [run for run in RUNS if run.count % 2 == 0],
+    [run for run in RUNS if run.count == 4],
     ("run", "sizes"),
     lambda run: [(run, sizes) for sizes in SIZES[run.count]],
 )
 class TestPairs:
-    """Layers with `synchronized=2` on two or four replicas."""
+    """Layers with `synchronized=2` on four replicas."""
 
     @pytest.mark.parametrize("call", [call for call in PAIRS if call not in OTHER_PAIRS])
     def test_each_pair_equals_one_device_on_its_own_batch(self, found, run, sizes, call):
@@ -353,6 +365,20 @@ def test_nothing_is_summed_without_a_strategy():
     assert Replicas()(tensors) is tensors
 
 
+@pytest.mark.quick
+def test_a_single_replica_is_a_group_of_any_size():
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+    close(array(kn.BatchNormalization(synchronized=3)(x, training=True)), (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("synchronized", [True, False, 1, 2])
+@pytest.mark.parametrize("layer", MOVING)
+def test_a_config_keeps_what_was_given_for_synchronized(layer, synchronized):
+    kept = layer.from_config(layer(synchronized=synchronized).get_config()).synchronized
+    assert (kept, type(kept)) == (synchronized, type(synchronized))
+
+
 # On JAX
 
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution.DataParallel is for JAX")
@@ -371,6 +397,12 @@ def test_training_on_four_devices_equals_one_device_with_or_without_synchronized
 
 
 @on_jax
+@of_runs([JAX_IN_TWO])
+def test_keras_still_cannot_predict_in_several_processes(found, run):
+    assert "non-addressable" in str(found(run)["error of predict"])
+
+
+@on_jax
 @of_runs(RUNS)
 def test_fit_on_jax_takes_the_statistics_of_pairs(found, one_device, run):
     losses = found(run)["history of pairs"]
@@ -383,6 +415,12 @@ def test_fit_on_jax_takes_the_statistics_of_pairs(found, one_device, run):
 def test_mean_only_takes_the_mean_of_pairs(found, run):
     x = np.arange(8.0) ** 2  # one device has two samples
     close(found(run)["mean only"][:, 0], np.concatenate([x[:4] - x[:4].mean(), x[4:] - x[4:].mean()]))
+
+
+@on_jax
+@of_runs([JAX])
+def test_the_replicas_of_a_mesh_are_those_along_its_batch_axis(found, run):
+    assert "Received: synchronized=3 on 2 replicas" in str(found(run)["error on a mesh of 2 by 2"])
 
 
 @on_jax

@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_norm.arguments import Tensor
 from keras_norm.arithmetic import centre, widened

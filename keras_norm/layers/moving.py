@@ -23,17 +23,22 @@ class MovingNormalization(Normalization):
     In inference the moving statistics take their place. `trainable = False` means inference mode too, as in
     Keras. An empty batch, and a channel that is masked everywhere, leaves the moving statistics as they were.
 
-    Under a `tf.distribute` strategy the batch is the replica's own part, and the moving statistics follow the mean
-    of the statistics of all replicas that saw a position; they are the same on every replica. With `synchronized`
-    the batch is the joined batch of all replicas: two collectives a step, of sums and then of centred squares, exact
-    for parts of any size. On JAX under `keras.distribution` every batch is the joined one, with or without it.
+    Replicas are those of a `tf.distribute` strategy, or the ranks of `torch.distributed` (so every rank must take
+    each training step). The batch is the replica's own part, and the moving statistics follow the mean of the
+    statistics of all replicas that saw a position; they are the same on every replica. With `synchronized=True` the
+    batch is the global batch of all replicas: two collectives a step, of sums and then of centred squares, exact for
+    parts of any size. With `synchronized=k` it is that of a group of k neighbouring replicas, and the moving
+    statistics follow the mean over the groups; k must divide the number of replicas, unless there is only one.
+
+    On JAX under `keras.distribution` a batch is one array on all devices. It is the global batch with `synchronized`
+    True or False; the group of a sample is the run of samples that k neighbouring devices hold.
 
     Args:
         axis: the channel axis.
         momentum: the share of the moving statistics that a step keeps, in [0, 1].
         epsilon, center, scale, ...: see `Normalization`.
         moving_mean_initializer, moving_variance_initializer: zeros and ones, or what Keras takes for one.
-        synchronized: whether a batch is the joined batch of all replicas.
+        synchronized: whether a batch is the global batch of all replicas; or k, for that of groups of k replicas.
     """
 
     def __init__(
@@ -78,8 +83,9 @@ class MovingNormalization(Normalization):
             return self._moving_moments(x), None
         (axis,) = self._affine_axes(len(x.shape))
         mask = arguments.resolve_mask(self._owner, mask, x)
-        batch = moments(x, sets_of_batch(self._owner, x, axis, self.synchronized), mask)
-        self._follow(batch)
+        sets = sets_of_batch(self._owner, x, axis, self.synchronized)
+        batch = moments(x, sets, mask)
+        self._follow(batch, sets)
         return batch, mask
 
     def _moving_moments(self, x: Tensor) -> Moments:
@@ -93,12 +99,12 @@ class MovingNormalization(Normalization):
         shape = [-1 if a == axis else 1 for a in range(len(x.shape))]
         return ops.cast(ops.reshape(values, shape), at_least_float32(x.dtype))
 
-    def _follow(self, batch: Moments) -> None:
+    def _follow(self, batch: Moments, sets: Sets) -> None:
         """Moves the moving statistics towards the mean over all sets of a channel that have any position."""
         seen = ops.cast(batch.count > 0, batch.mean.dtype)
         # A set without positions adds 0 to all three sums.
-        mean, variance, seen = (self._sum_over_sets(value, batch.sets) for value in (batch.mean, batch.variance, seen))
-        if batch.sets.join != Replicas():
+        mean, variance, seen = (self._sum_over_sets(value, sets) for value in (batch.mean, batch.variance, seen))
+        if sets.join != Replicas():
             mean, variance, seen = Replicas()((mean, variance, seen))
         mean, variance = mean / ops.maximum(seen, 1.0), variance / ops.maximum(seen, 1.0)
         for variable, statistic, moved in (

@@ -44,8 +44,9 @@ def recalibrate_batch_normalization(
     it gets what they make of it by their final statistics, as in inference, which takes a pass for each layer.
 
     A layer whose `trainable` is False is recalibrated too, a frozen one is not. Under a `tf.distribute` strategy each
-    replica's part of a batch counts as a batch, and synchronized layers standardize with the joined one. All moving
-    statistics change or none: an error or an interruption leaves them as they were.
+    replica's part of a batch counts as a batch, and synchronized layers standardize with that of all replicas, or of
+    their group. A rank of `torch.distributed` works alone: give all of them the same data. All moving statistics change
+    or none: an error or an interruption leaves them as they were.
 
     Args:
         model: any built model, subclassed ones too.

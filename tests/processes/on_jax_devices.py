@@ -6,10 +6,6 @@ In one process, or in one of several that share the devices, which Keras' enviro
 import os
 import sys
 
-COUNT, OUT = int(sys.argv[1]), sys.argv[2]
-PROCESSES = int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", 1))
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={COUNT // PROCESSES}"
-
 import jax
 import keras
 import numpy as np
@@ -18,6 +14,9 @@ from jax.experimental import multihost_utils
 import keras_norm as kn
 from support import parts, trainings
 
+COUNT, OUT = int(sys.argv[1]), sys.argv[2]
+PROCESSES = int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", 1))
+jax.config.update("jax_num_cpu_devices", COUNT // PROCESSES)
 keras.utils.set_random_seed(0)
 if PROCESSES > 1:
     keras.distribution.initialize()
@@ -82,5 +81,11 @@ if PROCESSES == 1:
     found["built while training"] = kn.BatchNormalization(synchronized=2)(keras.Input((3,)), training=True).shape[1]
     found["error of groups of 3"], found["error of 7 samples"] = error_of(3), error_of(2, samples=7)
     found["error of axis 0"] = error_of(2, axis=0)
+    layouts = keras.distribution.LayoutMap(keras.distribution.DeviceMesh((2, 2), ("batch", "model")))
+    with keras.distribution.ModelParallel(layout_map=layouts, auto_shard_dataset=False).scope():
+        found["error on a mesh of 2 by 2"] = error_of(3)
+else:
+    model, (x, _) = trainings.convolutional(), trainings.images(8)
+    found["error of predict"] = trainings.error_of(lambda: model.predict(x, verbose=0))
 if PROCESS == 0:
     np.savez(OUT, **found)

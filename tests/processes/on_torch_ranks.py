@@ -80,7 +80,7 @@ def trained(rank, synchronized):
 
 
 def alone(rank):
-    """How many collectives a model takes to be made with a layer that always trains, and what rank 0 infers by itself."""
+    """How many collectives it takes to build a layer that always trains, and on rank 0 to infer with it."""
     layer = kn.BatchNormalization(synchronized=True)
     with Collectives() as collectives:
         layer(keras.Input((4,)), training=True)
@@ -112,7 +112,7 @@ def together(name, values):
         return np.concatenate(values)
     if last in ("dgamma", "dbeta"):
         return np.sum(values, 0)
-    if "copies" in name or last.startswith("moving") and "training" not in name:
+    if "copies" in name or (last.startswith("moving") and "training" not in name):
         return np.array(values)
     return values[0]
 
