@@ -4,8 +4,11 @@ import inspect
 
 import keras
 from keras.layers import Layer
-
 from keras.src.backend.common import global_state
+
+# Sizes that are not known stand for others while a model is built, and replicas do not take turns: nothing tells that
+# in public. `keras.SymbolicScope` is public, what asks for it is not.
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope as in_symbolic_scope
 
 # Whether a class is called with inputs and outputs, as `keras.Model` is: nothing public tells.
 from keras.src.models.functional import functional_like_constructor as functional_like_constructor

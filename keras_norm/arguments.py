@@ -6,6 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 Tensor = Any
@@ -24,6 +25,19 @@ def boolean(owner: str, name: str, value: Any) -> bool:
     if value not in (True, False):
         raise TypeError(f"{owner}: {name} must be True or False. Received: {name}={value!r} ({type(value).__name__}).")
     return bool(value)
+
+
+def boolean_or_count(owner: str, name: str, value: Any) -> bool | int:
+    """`value` as a bool, or as a positive int: 1 is not True."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if not isinstance(value, Integral):
+        raise TypeError(
+            f"{owner}: {name} must be True, False or an integer. Received: {name}={value!r} ({type(value).__name__})."
+        )
+    if value < 1:
+        raise ValueError(f"{owner}: {name} must be positive where it is a number. Received: {name}={value}.")
+    return int(value)
 
 
 def number(owner: str, name: str, value: Any) -> float:
@@ -67,6 +81,28 @@ def resolve_groups(owner: str, groups: int, channels: int, axis: int) -> int:
             f"axis={axis} with {channels} channels (divisors: {divisors})."
         )
     return groups
+
+
+def resolve_groups_of_replicas(owner: str, synchronized: bool | int, replicas: int) -> int:
+    """The number of groups that `replicas` replicas are split into: one where all are joined, or there is but one."""
+    if synchronized is True or replicas == 1:
+        return 1
+    if replicas % synchronized:
+        divisors = ", ".join(str(d) for d in range(1, replicas + 1) if replicas % d == 0)
+        raise ValueError(
+            f"{owner}: synchronized must divide the number of replicas. "
+            f"Received: synchronized={synchronized} on {replicas} replicas (divisors: {divisors})."
+        )
+    return replicas // synchronized
+
+
+def check_runs_of_samples(owner: str, groups: int, axis: int, samples: int) -> None:
+    """Refuses a batch whose samples do not fall into so many runs of one length."""
+    if axis == 0 or samples % groups:
+        raise ValueError(
+            f"{owner}: with an integer for synchronized the samples on axis 0 must split evenly into groups. "
+            f"Received: {samples} samples, {groups} groups of replicas, axis={axis} (drop the remainder)."
+        )
 
 
 def rank_of(owner: str, input_shape: Sequence[int | None]) -> int:

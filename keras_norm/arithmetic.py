@@ -10,7 +10,7 @@ from keras import ops
 from keras_norm import compilation
 from keras_norm.arguments import Tensor, at_least_float32, inferred_shape
 from keras_norm.compilation import compiled
-from keras_norm.replicas import sum_over_replicas
+from keras_norm.replicas import Replicas
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -29,7 +29,7 @@ def compiled_within_replica(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(*tensors: Tensor | None, join: Join, **keywords: Any) -> Any:
-        in_parts = join is sum_over_replicas or not compilation.has_accelerator()
+        in_parts = isinstance(join, Replicas) or not compilation.has_accelerator()
         return (function if in_parts else whole)(*tensors, join=join, **keywords)
 
     return run

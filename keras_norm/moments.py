@@ -24,9 +24,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from keras import ops
+from keras import backend, ops
 
-from keras_norm.arguments import Tensor, at_least_float32, inferred_shape, known_shape
+from keras_norm.arguments import (
+    Tensor,
+    at_least_float32,
+    check_runs_of_samples,
+    inferred_shape,
+    known_shape,
+    resolve_groups_of_replicas,
+)
 from keras_norm.arithmetic import (
     Join,
     centre,
@@ -40,7 +47,7 @@ from keras_norm.arithmetic import (
     widened,
 )
 from keras_norm.compilation import compiled
-from keras_norm.replicas import sum_over_replicas
+from keras_norm.replicas import Replicas, number_of_replicas
 
 
 class Sets(NamedTuple):
@@ -74,16 +81,33 @@ def sets_of_groups(x: Tensor, groups: int, axis: int) -> Sets:
     return sets_along(axes) if groups == channels else sets_along(axes, Groups(groups, channels // groups, axis))
 
 
+def sets_of_batch(owner: str, x: Tensor, axis: int, synchronized: bool | int) -> Sets:
+    """A set for each channel on `axis`, of the replica's own batch or of one that replicas join.
+
+    On JAX a batch is one array on all devices, and what neighbouring replicas hold is a run of its samples.
+    """
+    axes = axes_except(x, axis)
+    if synchronized is False:
+        return sets_along(axes)
+    groups = resolve_groups_of_replicas(owner, synchronized, number_of_replicas())
+    if backend.backend() != "jax":
+        return sets_along(axes, Replicas(groups))
+    if groups == 1:
+        return sets_along(axes)
+    check_runs_of_samples(owner, groups, axis, x.shape[0])
+    return sets_along(axes_except(x, 0, axis), Groups(groups, x.shape[0] // groups, 0))
+
+
 @dataclass(frozen=True)
 class Groups:
-    """Joins each group of so many neighbouring channels, its members."""
+    """Joins each group of so many neighbouring channels, or of other neighbours along an axis: its members."""
 
     groups: int
     members: int
     axis: int
 
     def __call__(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The sum over each group, at each of its channels."""
+        """The sum over each group, at each of its members."""
         return tuple(self._join(table) for table in tables)
 
     def _join(self, table: Tensor) -> Tensor:
@@ -121,7 +145,7 @@ def _moments(x: Tensor, mask: Tensor | None, axes: tuple[int, ...], join: Join) 
 
     E[x^2] - E[x]^2 would lose the variance where the mean is large.
     """
-    if mask is None and join is not sum_over_replicas and reads_are_dear():
+    if mask is None and not isinstance(join, Replicas) and reads_are_dear():
         return _moments_in_one_reading(x, axes, join)
     total, count = join((_total(x, mask, axes=axes), _count(x, axes, mask)))
     size = ops.maximum(count, ops.ones_like(count))

@@ -1,39 +1,116 @@
-"""Sums over the replicas that share a batch. With `distribute.py` the only file that knows `tf.distribute`."""
+"""Sums over the replicas that share a batch. With `distribute.py` the only file that knows how many there are.
 
-from keras import backend
+Replicas are those of the `tf.distribute` strategy in scope, or on torch the ranks of `torch.distributed`.
+"""
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, pairwise
+
+import keras
+from keras import backend, ops
+
+from keras_norm._keras import in_symbolic_scope
 from keras_norm.arguments import Tensor
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
+elif backend.backend() == "torch":
+    import torch
+    from torch import distributed
 
 
-def sum_over_replicas(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Sums each tensor over all replicas in one collective, through which gradients flow.
+@dataclass(frozen=True)
+class Replicas:
+    """Joins the parts of all replicas, or of each of several groups of neighbouring replicas.
 
-    The tensors share a dtype and have known shapes: packed into one vector they cost one round trip. Without a
-    `tf.distribute` strategy, with a single replica, or while a model is built, nothing is summed. On JAX under
-    `keras.distribution` a batch is one array on all devices, and its sums are sums over all devices already.
+    One collective, through which gradients flow, sums all tensors that it is given: they share a dtype and have known
+    shapes. Without other replicas, or while a model is built, nothing is summed.
 
     Example:
-        >>> sum_over_replicas((1.0, 2.0))          # no strategy here
+        >>> Replicas()((1.0, 2.0))          # no other replica here
         (1.0, 2.0)
     """
-    replica = _replica_among_several()
-    if replica is None:
-        return tensors
-    packed = tf.concat([tf.reshape(t, [-1]) for t in tensors], 0)
-    total = replica.all_reduce(tf.distribute.ReduceOp.SUM, packed)
-    parts = tf.split(total, [t.shape.num_elements() for t in tensors])
-    return tuple(tf.reshape(part, t.shape) for part, t in zip(parts, tensors, strict=True))
+
+    groups: int = 1
+
+    def __call__(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The sum over the replicas of this replica's group, of each tensor."""
+        replica = _replica_among_several()
+        if replica is None:
+            return tensors
+        packed = ops.concatenate([ops.reshape(t, (-1,)) for t in tensors])
+        # A row for each group, 0 but in the group's own. Selected and not multiplied: a NaN stays in its group.
+        group = replica.index // (replica.count // self.groups)
+        own_row = ops.reshape(ops.equal(ops.arange(self.groups), group), (-1, 1))
+        rows = replica.sum_over_all(ops.where(own_row, packed, 0.0))
+        sums = ops.sum(ops.where(own_row, rows, 0.0), 0)
+        cuts = pairwise(accumulate((math.prod(t.shape) for t in tensors), initial=0))
+        return tuple(ops.reshape(sums[a:b], tuple(t.shape)) for (a, b), t in zip(cuts, tensors, strict=True))
 
 
-def _replica_among_several():
+@dataclass(frozen=True)
+class _Replica:
+    """One of several replicas, and how it adds what all of them have."""
+
+    index: int | Tensor
+    count: int
+    sum_over_all: Callable[[Tensor], Tensor]
+
+
+def _replica_among_several() -> _Replica | None:
     """The replica that this code runs for, if there are others beside it."""
-    if backend.backend() != "tensorflow":
+    replica = _strategy_replica() if backend.backend() == "tensorflow" else _rank()
+    return replica if replica is not None and replica.count > 1 and not in_symbolic_scope() else None
+
+
+def _strategy_replica() -> _Replica | None:
+    """The replica of the `tf.distribute` strategy in scope; None where code runs once for all of them."""
+    context = tf.distribute.get_replica_context()
+    if context is None:
         return None
-    replica = tf.distribute.get_replica_context()  # None where code runs once for all, as in a model's build
-    return replica if replica is not None and replica.num_replicas_in_sync > 1 else None
+    total = partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
+    return _Replica(context.replica_id_in_sync_group, context.num_replicas_in_sync, total)
+
+
+def _rank() -> _Replica | None:
+    """The rank of `torch.distributed`, where that has been started."""
+    if backend.backend() != "torch" or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return _Replica(distributed.get_rank(), distributed.get_world_size(), _SumOverRanks.apply)
+
+
+if backend.backend() == "torch":
+
+    class _SumOverRanks(torch.autograd.Function):
+        """The sum over all ranks. Its gradient, and the gradient of that, are again sums over all ranks."""
+
+        @staticmethod
+        def forward(context, rows):
+            total = rows.clone()
+            distributed.all_reduce(total)
+            return total
+
+        @staticmethod
+        def backward(context, gradient):
+            return _SumOverRanks.apply(gradient)
+
+
+def number_of_replicas() -> int:
+    """How many replicas share a batch here: 1 while a model is built.
+
+    On JAX they are the devices along which `keras.distribution` splits the samples of a batch, which is one array.
+    """
+    if backend.backend() == "jax":
+        distribution = keras.distribution.distribution()
+        if distribution is None or distribution.batch_dim_name is None or in_symbolic_scope():
+            return 1
+        mesh = distribution.device_mesh
+        return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+    replica = _replica_among_several()
+    return 1 if replica is None else replica.count
 
 
 def some_are_in_other_processes() -> bool:

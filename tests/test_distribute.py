@@ -9,7 +9,7 @@ import pytest
 
 from keras_norm.distribute import DistributedModel
 from support import processes, trainings
-from support.backends import tensorflow_only
+from support.backends import BACKEND, tensorflow_only
 
 WORKERS = [0, 1]
 
@@ -123,4 +123,13 @@ def test_it_is_saved_as_what_it_is(tmp_path):
 @tensorflow_only
 def test_the_example_of_the_page_on_several_devices_runs():
     page = (processes.ROOT / "docs" / "distributed.md").read_text()
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="its subject is torch.distributed")
+def test_the_example_of_the_page_on_pytorch_runs(monkeypatch):
+    torchrun = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "localhost", "MASTER_PORT": processes.free_ports(1)[0]}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, str(value))
+    page = (processes.ROOT / "docs" / "distributed.md").read_text().split("## PyTorch")[1]
     exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_norm import arguments
 from keras_norm.arguments import Tensor
-from keras_norm.arithmetic import select, widened
+from keras_norm.arithmetic import normalize, select, widened
 from keras_norm.functional import batch_norm
 from keras_norm.layers.moving import MovingNormalization
 from keras_norm.moments import Moments
@@ -82,22 +82,21 @@ class BatchRenormalization(MovingNormalization):
         before = [ops.copy(moment) for moment in self._moving_moments(x)[:2]]  # on torch they are views
         statistics, mask = self._statistics(x, training, mask)
         if statistics.sets is None:
-            gamma, shift = self.gamma, 0.0
-        else:
-            r, d = self._corrections(statistics, *before)
-            gamma = r if self.gamma is None else r * self.gamma
-            shift = select(ops.reshape(d if self.gamma is None else d * self.gamma, statistics.mean.shape), mask)
-        y = batch_norm(x, gamma, self.beta, self.epsilon, axis=self.axis, mask=mask, statistics=statistics)
-        return y + shift
+            return batch_norm(x, self.gamma, self.beta, self.epsilon, axis=self.axis, statistics=statistics)
+        r, d = self._corrections(statistics, *before)
+        one, zero = ops.ones_like(before[0]), ops.zeros_like(before[0])
+        gamma = one if self.gamma is None else self._per_channel(self.gamma, x)
+        beta = zero if self.beta is None else self._per_channel(self.beta, x)
+        return normalize(x, r * gamma, beta, statistics, self.epsilon, mask) + select(d * gamma, mask)
 
     def _corrections(self, batch: Moments, moving_mean: Tensor, moving_variance: Tensor) -> tuple[Tensor, Tensor]:
-        """r and d of each channel, and a step counted."""
+        """r and d of each set, and a step counted."""
         r_max, d_max = self._clip_now(self.r_max, batch.mean), self._clip_now(self.d_max, batch.mean)
         self.step.assign(self.step + 1)
         sigma_batch, sigma = (ops.sqrt(v + self.epsilon) for v in (batch.variance, moving_variance))
         r = ops.clip(sigma_batch / sigma, 1.0 / r_max, r_max)
         d = ops.clip((batch.mean - moving_mean) / sigma, -d_max, d_max)
-        return tuple(ops.stop_gradient(ops.reshape(correction, (-1,))) for correction in (r, d))
+        return ops.stop_gradient(r), ops.stop_gradient(d)
 
     def _moved_variance(self, moving: Tensor, batch: Tensor) -> Tensor:
         sigma = self._moved(ops.sqrt(moving + self.epsilon), ops.sqrt(batch + self.epsilon))

@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_norm.arguments import Tensor
 from keras_norm.arithmetic import centre, widened
@@ -49,7 +48,7 @@ class MeanOnlyBatchNormalization(MovingNormalization):
         y = centre(x, statistics.mean, mask)
         if self.beta is None:
             return y
-        return y + ops.cast(ops.reshape(self.beta, ops.shape(statistics.mean)), y.dtype)
+        return y + self._per_channel(self.beta, y)
 
     def get_config(self) -> dict[str, Any]:
         without = {"epsilon", "scale", "gamma_initializer", "gamma_regularizer", "gamma_constraint"}

@@ -14,8 +14,7 @@ from keras.layers import Layer
 from keras_norm import arguments
 from keras_norm.arguments import Tensor
 from keras_norm.models.kinds import is_batch_normalization, layers_inside
-from keras_norm.moments import Moments, axes_except, moments, sets_along
-from keras_norm.replicas import sum_over_replicas
+from keras_norm.moments import Moments, moments, sets_of_batch
 
 OWNER = "recalibrate_batch_normalization"
 
@@ -45,8 +44,9 @@ def recalibrate_batch_normalization(
     it gets what they make of it by their final statistics, as in inference, which takes a pass for each layer.
 
     A layer whose `trainable` is False is recalibrated too, a frozen one is not. Under a `tf.distribute` strategy each
-    replica's part of a batch counts as a batch, and synchronized layers standardize with the joined one. All moving
-    statistics change or none: an error or an interruption leaves them as they were.
+    replica's part of a batch counts as a batch, and synchronized layers standardize with that of all replicas, or of
+    their group. A rank of `torch.distributed` works alone: give all of them the same data. All moving statistics change
+    or none: an error or an interruption leaves them as they were.
 
     Args:
         model: any built model, subclassed ones too.
@@ -168,14 +168,15 @@ def _call(
     mask: Tensor | None = None,
 ) -> Tensor:
     x = ops.convert_to_tensor(inputs)
-    axes = axes_except(x, arguments.resolve_axis(OWNER, layer.axis, len(x.shape)))
+    axis = arguments.resolve_axis(OWNER, layer.axis, len(x.shape))
     mask_of_x = arguments.resolve_mask(OWNER, mask, x)
-    batch = moments(x, sets_along(axes), mask_of_x)
+    batch = moments(x, sets_of_batch(OWNER, x, axis, synchronized=False), mask_of_x)
     record(layer, batch)
     if not standardize:
         return original(inputs, training=False, mask=mask)
-    if layer.synchronized:
-        batch = moments(x, sets_along(axes, sum_over_replicas), mask_of_x)
+    # `predict` runs on replicas on TensorFlow alone: torch's ranks may each go their way.
+    if layer.synchronized and backend.backend() == "tensorflow":
+        batch = moments(x, sets_of_batch(OWNER, x, axis, layer.synchronized), mask_of_x)
     # To standardize with the batch is to be in inference, if the moving statistics are the batch's. All variables are
     # given, for this scope hides the one around it.
     state = {id(variable): (variable, variable.value) for variable in layer.variables}

@@ -106,6 +106,13 @@ def checkpointed(name, model, x):
     return {f"checkpoint of {name} {i}": np.array(value) for i, value in enumerate(values)}
 
 
+def groups_of_3():
+    with strategy.scope():
+        layer = kn.BatchNormalization(synchronized=3)
+        layer.build((None, 4))
+    return trainings.error_of(lambda: strategy.run(lambda: layer(tf.ones((2, 4)), training=True)))
+
+
 def standard(h):
     return (h - h.mean(0)) / np.sqrt(h.var(0) + 1e-3)
 
@@ -143,12 +150,13 @@ def wrapped_layers():
 def normalizations():
     found = {}
     for sizes in parts.SIZES[COUNT]:
-        for call in parts.CALLS:
+        for call in parts.calls(COUNT):
             found |= {f"{call} {sizes} {name}": value for name, value in one_call(call, sizes).items()}
     for synchronized in (True, False):
         with strategy.scope():
             model = trainings.convolutional(synchronized=synchronized)
         found |= {f"training {synchronized} {name}": value for name, value in training(model).items()}
+    found["error of groups of 3"] = groups_of_3()
     if COUNT == 2:
         for synchronized in (True, False):
             got = uneven_training(DistributedModel, synchronized)

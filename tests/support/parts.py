@@ -10,7 +10,13 @@ TIME, CHANNELS = 5, 4
 EPSILON, MOMENTUM = 1e-3, 0.75
 GAMMA, BETA = np.linspace(0.5, 2.0, CHANNELS), np.linspace(-1.0, 1.0, CHANNELS)
 HALF = keras.initializers.Constant(0.5)
-SIZES = {1: [(5,)], 2: [(4, 4), (3, 5), (1, 7), (5, 0)], 4: [(2, 3, 1, 4), (3, 3, 3, 0)]}
+SIZES = {
+    1: [(5,)],
+    2: [(4, 4), (3, 5), (1, 7), (5, 0)],
+    3: [(2, 4, 3), (4, 0, 1)],
+    4: [(2, 3, 1, 4), (3, 3, 3, 0)],
+}
+SAMPLES_ON_JAX = (2, 2, 2, 2)  # its devices share a batch evenly
 CALLS = {  # how the layer is made
     "synchronized": {"synchronized": True},
     "plain": {"synchronized": False},
@@ -23,7 +29,16 @@ CALLS = {  # how the layer is made
     "offset 1e4": {"synchronized": True, "momentum": 0.0},
     "batch renorm": {"layer": "BatchRenormalization", "synchronized": True, "r_max": 2.0, "d_max": 1.0},
     "batch instance": {"layer": "BatchInstanceNormalization", "synchronized": True, "rho_initializer": HALF},
+    "pairs": {"synchronized": 2},
+    "pairs, mask of inputs": {"synchronized": 2},
+    "pairs, batch renorm": {"layer": "BatchRenormalization", "synchronized": 2, "r_max": 2.0, "d_max": 1.0},
+    "pairs, batch instance": {"layer": "BatchInstanceNormalization", "synchronized": 2, "rho_initializer": HALF},
 }
+
+
+def calls(replicas):
+    """Those of the calls that show anything on so many replicas."""
+    return [call for call in CALLS if replicas == 4 or "pairs" not in call]
 
 
 def made(call):

@@ -27,14 +27,26 @@ def start(script, *args, **variables):
 
 def start_workers(script, *args, count=2):
     """Starts the script once a worker, each told of all by TF_CONFIG; its last argument is the worker's index."""
+    cluster = {"worker": [f"localhost:{port}" for port in free_ports(count)]}
+    tasks = [{"cluster": cluster, "task": {"type": "worker", "index": i}} for i in range(count)]
+    return [start(script, *args, i, TF_CONFIG=json.dumps(task)) for i, task in enumerate(tasks)]
+
+
+def start_jax_processes(script, *args, count=2):
+    """Starts the script in several processes of `keras.distribution`, each told of all by Keras' own variables."""
+    address = {"KERAS_DISTRIBUTION_JOB_ADDRESSES": f"localhost:{free_ports(1)[0]}"}
+    address["KERAS_DISTRIBUTION_NUM_PROCESSES"] = str(count)
+    return [start(script, *args, **address, KERAS_DISTRIBUTION_PROCESS_ID=str(i)) for i in range(count)]
+
+
+def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
     for s in sockets:
         s.bind(("localhost", 0))
-    cluster = {"worker": [f"localhost:{s.getsockname()[1]}" for s in sockets]}
+    ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:
         s.close()
-    tasks = [{"cluster": cluster, "task": {"type": "worker", "index": i}} for i in range(count)]
-    return [start(script, *args, i, TF_CONFIG=json.dumps(task)) for i, task in enumerate(tasks)]
+    return ports
 
 
 def finish(processes):

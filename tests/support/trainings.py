@@ -40,14 +40,22 @@ def compiled(model):
     return model
 
 
-def trained(model, callbacks=None, epochs=EPOCHS):
-    """Trains, evaluates and predicts; all that came of it, by name."""
-    x, y = images()
-    validation = images(32)
+def trained(model, callbacks=None, epochs=EPOCHS, process=0, processes=1):
+    """Trains, evaluates and predicts; all that came of it, by name.
+
+    One of several JAX processes has its part of every batch, and Keras cannot predict there.
+    """
+
+    def own_part(values):
+        shape = values.shape[1:]
+        return values.reshape(-1, processes, BATCH // processes, *shape)[:, process].reshape(-1, *shape)
+
+    x, y = map(own_part, images())
+    validation, batch_size = tuple(map(own_part, images(32))), BATCH // processes
     history = model.fit(
         x,
         y,
-        batch_size=BATCH,
+        batch_size=batch_size,
         epochs=epochs,
         validation_data=validation,
         shuffle=False,
@@ -55,8 +63,9 @@ def trained(model, callbacks=None, epochs=EPOCHS):
         callbacks=callbacks,
     ).history
     results = {f"history {name}": np.array(values) for name, values in history.items()}
-    results["evaluate"] = np.array(model.evaluate(*validation, batch_size=BATCH, verbose=0))
-    results["predict"] = model.predict(validation[0], batch_size=BATCH, verbose=0)
+    results["evaluate"] = np.array(model.evaluate(*validation, batch_size=batch_size, verbose=0))
+    if processes == 1:
+        results["predict"] = model.predict(validation[0], batch_size=batch_size, verbose=0)
     return results | weights(model)
 
 
