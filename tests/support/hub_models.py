@@ -125,3 +125,12 @@ def vit():
 def bert():
     return hub.BertBackbone(vocabulary_size=20, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=16,
                             max_sequence_length=8, dropout=0.0)  # fmt: skip
+
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "quick", "brown", "fox"]
+
+
+def text_classifier():
+    tokenizer = hub.BertTokenizer(vocabulary=VOCABULARY)
+    preprocessor = hub.BertTextClassifierPreprocessor(tokenizer, sequence_length=8)
+    return hub.BertTextClassifier(backbone=bert(), num_classes=2, preprocessor=preprocessor)
