@@ -9,7 +9,7 @@ import keras
 from keras.layers import Layer
 
 from keras_norm import arguments
-from keras_norm._keras import become, forget_compilation
+from keras_norm._keras import all_layers, become, forget_compilation
 from keras_norm.models.copying import Twins, build_like, copy_model, own
 from keras_norm.models.kinds import layers_inside
 
@@ -56,7 +56,7 @@ def check(owner: str, model: keras.Model) -> None:
 def _check_changes(owner: str, changes: list[tuple[Layer, Layer, Layer]]) -> None:
     seen: dict[int, str] = {}
     for _, old, new in changes:
-        if any(part is old for part in new._flatten_layers()):
+        if any(part is old for part in all_layers(new)):
             raise ValueError(
                 f"{owner}: a new layer must not hold the old one. Received: {new.name!r} with {old.name!r} inside "
                 "(give it a copy, by from_config)."

@@ -9,7 +9,7 @@ import keras_norm as kn
 from keras_norm import models
 from keras_norm.layers.frozen import FrozenBatchNormalization
 from support.backends import array, tensorflow_only
-from support.networks import assert_untouched, mixed, part, sequential, weights
+from support.networks import assert_untouched, mixed, part, randomized, sequential, weights
 from support.own_classes import FEATURES, Block, Detector, Everywhere, Guessed, Plain, Stack, built
 
 CONVERSIONS = {
@@ -440,6 +440,29 @@ def test_arguments_that_a_config_leaves_out_and_changes_of_layers_are_copied():
     new = models.freeze_batch_normalization(model)
     assert (new.dropout.rate, new.dense.activation) == (0.25, keras.activations.tanh)
     np.testing.assert_allclose(predict(new), predict(model), rtol=1e-5, atol=1e-5)
+
+
+def test_a_class_that_is_called_with_several_inputs_is_copied():
+    class Sum(Plain):
+        def call(self, x, y):
+            return self.norm(x) + y
+
+    model, x = Sum(), keras.ops.convert_to_tensor(x_of())
+    model(x, x)
+    new = models.freeze_batch_normalization(randomized(model))
+    np.testing.assert_allclose(array(new(x, x)), array(model(x, x)), rtol=1e-5, atol=1e-5)
+
+
+def test_classes_of_the_same_name_are_not_confused():
+    def named(factor):
+        class Same(kl.Layer):
+            def call(self, x):
+                return factor * x
+
+        return Same()
+
+    model = sequential(named(2.0), named(3.0), kl.BatchNormalization(), shape=(3, FEATURES))
+    np.testing.assert_allclose(predict(models.freeze_batch_normalization(model)), predict(model), rtol=1e-5)
 
 
 def test_a_copy_of_other_shapes_or_arguments_is_refused():
