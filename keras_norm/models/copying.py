@@ -115,11 +115,11 @@ def _recreate(layer: Layer) -> Layer:
     config = layer.get_config()
     if isinstance(layer, keras.Model) and _config_is_a_guess(layer):
         # Keras guesses the arguments of a model from the defaults of its constructor, not from what it was given.
-        named = set(inspect.getfullargspec(type(layer).__init__).args[1:])
-        unknown = sorted(named - {"name", "trainable", "dtype"})
+        known = inspect.signature(type(layer)).parameters.keys()
+        unknown = sorted(known - {"name", "trainable", "dtype"})
         if unknown:
             raise TypeError(f"{type(layer).__name__} has no get_config that gives {', '.join(unknown)}")
-        return type(layer)(**{name: config[name] for name in named})
+        return type(layer)(**{name: config[name] for name in known})
     return type(layer).from_config(config)
 
 

@@ -344,6 +344,16 @@ def test_sharing_that_a_copy_would_lose_is_refused_and_kept_in_place():
     assert model.layers[0].layer is model.layers[1]
 
 
+def test_a_class_without_a_config_whose_arguments_are_not_known_is_not_copied():
+    class Popped(Plain):
+        def __init__(self, **kwargs):
+            super().__init__()
+            self.rate = kwargs.pop("rate", 0.5)
+
+    with pytest.raises(ValueError, match="Popped has no get_config that gives kwargs"):
+        models.freeze_batch_normalization(built(Popped, rate=0.25))
+
+
 def test_a_class_that_cannot_be_made_again_says_so():
     class Needs(keras.Sequential):
         def __init__(self, first, second):
