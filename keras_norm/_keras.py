@@ -22,6 +22,11 @@ def parts(layer: Layer) -> list[Layer]:
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
+def all_layers(layer: Layer) -> list[Layer]:
+    """The layer and all layers inside it."""
+    return layer._flatten_layers()
+
+
 def become(old: Layer, new: Layer) -> None:
     """Makes `old` the layer that `new` is, wherever it is held: attributes, lists, trackers, closures, graphs.
 
@@ -45,7 +50,7 @@ def become(old: Layer, new: Layer) -> None:
 
 def forget_compilation(model: keras.Model) -> None:
     """Drops what a model keeps of its former weights: the optimizer, compiled functions, torch's parameters."""
-    for part in model._flatten_layers():
+    for part in all_layers(model):
         if isinstance(part, keras.Model):
             part.compiled = False
             part.train_function = part.test_function = part.predict_function = None

@@ -9,9 +9,11 @@ import keras
 from keras.layers import Layer
 
 from keras_norm import arguments
-from keras_norm._keras import become, forget_compilation
+from keras_norm._keras import all_layers, become, forget_compilation
 from keras_norm.models.copying import Twins, build_like, copy_model, own
 from keras_norm.models.kinds import layers_inside
+
+IN_PLACE = "in_place=True converts the model itself"
 
 Change = Callable[[Layer], Layer]
 """What stands for a layer of the model: another layer, or the layer itself to keep it."""
@@ -27,7 +29,7 @@ def convert(
     check(owner, model)
     arguments.boolean(owner, "in_place", in_place)
     with _strategy(model):
-        result, twins = (model, _itself(model)) if in_place else _copy(owner, model)
+        result, twins = (model, _itself(model)) if in_place else copy(owner, model, IN_PLACE)
         changes = [(twins[id(old)], old, change(old)) for old in layers_inside(model) if chosen(old)]
         changes = [(place, old, new) for place, old, new in changes if new is not old]
         _check_changes(owner, changes)
@@ -56,7 +58,7 @@ def check(owner: str, model: keras.Model) -> None:
 def _check_changes(owner: str, changes: list[tuple[Layer, Layer, Layer]]) -> None:
     seen: dict[int, str] = {}
     for _, old, new in changes:
-        if any(part is old for part in new._flatten_layers()):
+        if any(part is old for part in all_layers(new)):
             raise ValueError(
                 f"{owner}: a new layer must not hold the old one. Received: {new.name!r} with {old.name!r} inside "
                 "(give it a copy, by from_config)."
@@ -69,14 +71,15 @@ def _check_changes(owner: str, changes: list[tuple[Layer, Layer, Layer]]) -> Non
         seen[id(new)] = old.name
 
 
-def _copy(owner: str, model: keras.Model) -> tuple[keras.Model, Twins]:
+def copy(owner: str, model: keras.Model, hint: str, **options: Any) -> tuple[keras.Model, Twins]:
+    """`copy_model`, which says what cannot be copied and what then helps."""
     try:
-        return copy_model(model)
+        return copy_model(model, **options)
     except Exception as error:
         raise ValueError(
             f"{owner}: model must be one that its get_config and from_config can copy. "
             f"Received: model={model.name!r} of {type(model).__name__}: {str(error).splitlines()[0]} "
-            "(in_place=True converts the model itself)."
+            f"({hint})."
         ) from error
 
 

@@ -2,6 +2,8 @@
 
 import inspect
 import tempfile
+import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -10,7 +12,7 @@ import keras
 import numpy as np
 from keras.layers import Layer
 
-from keras_norm._keras import SafeModeScope, become, functional_like_constructor, parts
+from keras_norm._keras import SafeModeScope, all_layers, become, functional_like_constructor, parts
 from keras_norm.arguments import Tensor
 from keras_norm.models.kinds import is_normalization
 
@@ -57,7 +59,8 @@ def copy_model(
 
     with SafeModeScope(safe_mode=False), keras.saving.custom_object_scope(_classes(model)):
         result = copy(model)
-        build_like(model, result, model)
+        with warnings.catch_warnings(action="ignore"):  # that Keras cannot build it as a whole: its layers are, below
+            build_like(model, result, model)
         for original, twin in reversed(copies.values()):  # models before their layers, for `trainable` reaches down
             if isinstance(twin, Layer):
                 for a, b in [(original, twin)] if is_graph(original) else _pairs(original, twin):
@@ -112,11 +115,11 @@ def _recreate(layer: Layer) -> Layer:
     config = layer.get_config()
     if isinstance(layer, keras.Model) and _config_is_a_guess(layer):
         # Keras guesses the arguments of a model from the defaults of its constructor, not from what it was given.
-        named = set(inspect.getfullargspec(type(layer).__init__).args[1:])
-        unknown = sorted(named - {"name", "trainable", "dtype"})
+        known = inspect.signature(type(layer)).parameters.keys()
+        unknown = sorted(known - {"name", "trainable", "dtype"})
         if unknown:
             raise TypeError(f"{type(layer).__name__} has no get_config that gives {', '.join(unknown)}")
-        return type(layer)(**{name: config[name] for name in named})
+        return type(layer)(**{name: config[name] for name in known})
     return type(layer).from_config(config)
 
 
@@ -137,6 +140,7 @@ def _pairs(original: Layer, twin: Layer) -> Iterator[tuple[Layer, Layer]]:
         again = _recreate(original)
         build_like(original, again, twin)
         become(twin, again)
+    build_like(original, twin, twin)
     yield original, twin
     inner, copied = parts(original), parts(twin)
     if len(inner) != len(copied):
@@ -184,8 +188,8 @@ def _own_variables(layer: Layer) -> dict[str, Tensor]:
 
 
 def _classes(model: keras.Model) -> dict[str, type[Layer]]:
-    """The classes of all layers, as configs name them: those that are not registered, or stand in a function, too."""
-    classes: dict[str, type[Layer]] = {}
-    for layer in model._flatten_layers():
-        classes[keras.saving.get_registered_name(type(layer))] = type(layer)
-    return classes
+    """The classes of all layers, as configs name them, for Keras finds none that stands in a function."""
+    classes = {type(layer) for layer in all_layers(model)}
+    names = Counter(map(keras.saving.get_registered_name, classes))
+    named = {keras.saving.get_registered_name(cls): cls for cls in classes}
+    return {name: cls for name, cls in named.items() if names[name] == 1}

@@ -11,8 +11,8 @@ from keras_norm._keras import become
 from keras_norm.layers import BatchInstanceNormalization
 from keras_norm.layers.frozen import FrozenBatchNormalization
 from keras_norm.models import linear
-from keras_norm.models.conversion import check
-from keras_norm.models.copying import build_like, copy_model, is_container
+from keras_norm.models.conversion import check, copy
+from keras_norm.models.copying import build_like, is_container
 from keras_norm.models.graph import Place, places
 from keras_norm.models.kinds import is_batch_normalization, layers_inside
 
@@ -69,7 +69,7 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True) -> keras.
         if host is not None:
             hosts[id(host)] = scale(host, hosts.get(id(host)) or linear.weights_of(host), *_scale_and_shift(layer))
             folded.add(id(layer))
-    result, twins = copy_model(model, is_container, without=folded)
+    result, twins = copy(OWNER, model, "fold the models inside it", is_graph=is_container, without=folded)
     for key, weights in hosts.items():
         host = twins[key]
         become(host, _with_weights(host, weights))

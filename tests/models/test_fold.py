@@ -263,3 +263,27 @@ def test_a_functional_class_with_a_constructor_is_folded_to_a_functional_model()
     assert type(new) is type(keras.Model(new.inputs, new.outputs))
     assert "first" not in [layer.name for layer in new.layers]
     assert len(remaining(new)) == 1  # inside its block
+
+
+def test_a_layer_that_its_config_does_not_make_again_is_refused():
+    class Scale(kl.Layer):
+        def __init__(self, by=1.0, **kwargs):
+            super().__init__(**kwargs)
+            self.by = by
+
+        def call(self, x):
+            return self.by * x
+
+        def get_config(self):
+            return super().get_config() | {"by": self.by}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(name=config["name"])
+
+    model = sequential(kl.Dense(4), kl.BatchNormalization(), Scale(2.0, name="scale"), shape=(6,))
+    words = (
+        r"fold_batch_normalization: model must be one .*: 'scale' \(Scale\) has another class or arguments in a copy"
+    )
+    with pytest.raises(ValueError, match=words):
+        folded(model)

@@ -165,3 +165,14 @@ def test_a_classifier_keeps_its_class_and_trains():
     assert type(new.backbone) is type(classifier.backbone)
     new.compile(loss="sparse_categorical_crossentropy", optimizer="sgd")
     assert np.isfinite(new.train_on_batch(inputs_of("resnet"), np.array([0, 2]))).all()
+
+
+@pytest.mark.xdist_group("bert")
+def test_a_text_classifier_keeps_its_vocabulary():
+    classifier = hub_models.text_classifier()
+    new = models.replace_normalization(classifier, kn.LayerNormalization)
+    assert new.preprocessor.tokenizer.get_vocabulary() == hub_models.VOCABULARY
+    texts = ["the quick brown", "fox"]
+    np.testing.assert_allclose(
+        new.predict(texts, verbose=0), classifier.predict(texts, verbose=0), rtol=1e-4, atol=1e-5
+    )

@@ -9,7 +9,7 @@ import keras_norm as kn
 from keras_norm import models
 from keras_norm.layers.frozen import FrozenBatchNormalization
 from support.backends import array, tensorflow_only
-from support.networks import assert_untouched, mixed, part, sequential, weights
+from support.networks import assert_untouched, mixed, part, randomized, sequential, weights
 from support.own_classes import FEATURES, Block, Detector, Everywhere, Guessed, Plain, Stack, built
 
 CONVERSIONS = {
@@ -344,6 +344,16 @@ def test_sharing_that_a_copy_would_lose_is_refused_and_kept_in_place():
     assert model.layers[0].layer is model.layers[1]
 
 
+def test_a_class_without_a_config_whose_arguments_are_not_known_is_not_copied():
+    class Popped(Plain):
+        def __init__(self, **kwargs):
+            super().__init__()
+            self.rate = kwargs.pop("rate", 0.5)
+
+    with pytest.raises(ValueError, match="Popped has no get_config that gives kwargs"):
+        models.freeze_batch_normalization(built(Popped, rate=0.25))
+
+
 def test_a_class_that_cannot_be_made_again_says_so():
     class Needs(keras.Sequential):
         def __init__(self, first, second):
@@ -440,6 +450,29 @@ def test_arguments_that_a_config_leaves_out_and_changes_of_layers_are_copied():
     new = models.freeze_batch_normalization(model)
     assert (new.dropout.rate, new.dense.activation) == (0.25, keras.activations.tanh)
     np.testing.assert_allclose(predict(new), predict(model), rtol=1e-5, atol=1e-5)
+
+
+def test_a_class_that_is_called_with_several_inputs_is_copied():
+    class Sum(Plain):
+        def call(self, x, y):
+            return self.norm(x) + y
+
+    model, x = Sum(), keras.ops.convert_to_tensor(x_of())
+    model(x, x)
+    new = models.freeze_batch_normalization(randomized(model))
+    np.testing.assert_allclose(array(new(x, x)), array(model(x, x)), rtol=1e-5, atol=1e-5)
+
+
+def test_classes_of_the_same_name_are_not_confused():
+    def named(factor):
+        class Same(kl.Layer):
+            def call(self, x):
+                return factor * x
+
+        return Same()
+
+    model = sequential(named(2.0), named(3.0), kl.BatchNormalization(), shape=(3, FEATURES))
+    np.testing.assert_allclose(predict(models.freeze_batch_normalization(model)), predict(model), rtol=1e-5)
 
 
 def test_a_copy_of_other_shapes_or_arguments_is_refused():
