@@ -464,7 +464,7 @@ def test_a_remat_scope_changes_no_number_and_moves_statistics_once(case, scope, 
 @every_case()
 @pytest.mark.parametrize(
     "jit_compile",
-    [False, *([] if BACKEND == "torch" else [pytest.param(True, marks=pytest.mark.slow)])],  # on torch see the next test
+    [False, *([] if BACKEND == "torch" else [pytest.param(True, marks=pytest.mark.slow)])],  # torch: see below
 )
 def test_fit_evaluate_and_predict_work(case, jit_compile):
     x = random_input(8, 3, 4, CHANNELS, dtype="float32")
