@@ -1,6 +1,7 @@
 """Models in, models out: replace, synchronize, freeze, recalibrate and fold normalizations."""
 
 from keras_norm.models.fold import fold_batch_normalization as fold_batch_normalization
+from keras_norm.models.fold_weights import fold_weights as fold_weights
 from keras_norm.models.freeze import freeze_batch_normalization as freeze_batch_normalization
 from keras_norm.models.freeze import unfreeze_batch_normalization as unfreeze_batch_normalization
 from keras_norm.models.recalibrate import recalibrate_batch_normalization as recalibrate_batch_normalization

@@ -85,6 +85,8 @@ class KernelReparametrization(keras.layers.Wrapper):
         self._kernels = find_kernels(self._owner, self.layer, self.weight_name, self.axis)
         self._refuse_what_replaces_the_kernel()
         self._refuse_a_second_formula()
+        for kernel in self._kernels:
+            _keep_from_quantization(kernel.owner, ref(self))
         self._vectors = tuple(self._add_vector(kernel) for kernel in self._kernels)
         for i, vector in enumerate(self._vectors):
             setattr(self, f"_{self._vector_name}_{i}", vector)  # `tf.train.Checkpoint` looks into no list or tuple
@@ -127,13 +129,8 @@ class KernelReparametrization(keras.layers.Wrapper):
         """
         return self._folded(self.layer.name)
 
-    def folded_with_all_inside(self) -> keras.layers.Layer:
-        """The plain layer by the name of this wrapper, also where the wrapped layer is a wrapper."""
-        inner = self._folded(self.name)
-        return inner.folded_with_all_inside() if isinstance(inner, KernelReparametrization) else inner
-
     def _folded(self, name: str) -> keras.layers.Layer:
-        """The plain layer, by that name."""
+        """The layer inside, with the effective kernel, by that name."""
         if not self.built:
             raise ValueError(f"{self._owner}: fold needs a built layer. Received: {self.name!r} (call it once before).")
         self._refuse_what_replaces_the_kernel()
@@ -225,6 +222,25 @@ def _wide_matrix(kernel: Kernel) -> Tensor:
     """The stored kernel as a matrix in float32 or wider."""
     value = kernel.weight.value
     return kernel.to_matrix(ops.cast(value, at_least_float32(keras.backend.standardize_dtype(value.dtype))))
+
+
+def _keep_from_quantization(layer: Any, wrapper: ref) -> None:
+    """Lets `layer.quantize` say that it cannot, as long as the wrapper lives.
+
+    `Model.quantize` passes the wrapper by and asks the layer inside; of one that says so it warns, and goes on.
+    """
+    quantize = layer.quantize
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        around = wrapper()
+        if around is None:
+            return quantize(*args, **kwargs)
+        raise NotImplementedError(
+            f"{type(around).__name__}: a wrapped layer is not quantized. Received: {layer.name!r} in {around.name!r} "
+            "(quantize `keras_norm.models.fold_weights(model)`, or the plain layer that fold() gives)."
+        )
+
+    layer.quantize = refuse
 
 
 def _other_way_round(owner: str, outer: str, name: str) -> str:

@@ -1,5 +1,6 @@
 """What both wrappers promise for every layer that they wrap."""
 
+import gc
 from functools import cache
 
 import h5py
@@ -624,11 +625,45 @@ def test_a_layer_that_is_not_built_is_not_folded(wrapper):
 
 
 @every_wrapper
-@pytest.mark.parametrize("change", [lambda layer: layer.enable_lora(2), lambda layer: layer.quantize("int8")])
-def test_lora_and_quantization_of_a_layer_that_is_wrapped_already_are_refused_in_the_next_call(wrapper, change):
+def test_lora_of_a_layer_that_is_wrapped_already_is_refused_in_the_next_call(wrapper):
     layer = built(BY_NAME["Dense"], wrapper)
-    change(layer.layer)
+    layer.layer.enable_lora(2)
     with pytest.raises(ValueError, match="the wrapped layer must read its kernel as it is"):
         call(layer, X)
     with pytest.raises(ValueError, match="the wrapped layer must read its kernel as it is"):
         layer.fold()
+
+
+NOT_QUANTIZED = r"a wrapped layer is not quantized\. Received: 'inner' in 'outer' \(quantize "
+
+
+@every_wrapper
+def test_quantization_of_a_wrapped_layer_is_refused_and_changes_nothing(wrapper):
+    layer = wrapper(layers.Dense(3, name="inner"), name="outer")
+    y = call(layer, X)
+    with pytest.raises(NotImplementedError, match=wrapper.__name__ + ": " + NOT_QUANTIZED):
+        layer.layer.quantize("int8")
+    np.testing.assert_array_equal(call(layer, X), y)
+
+
+@every_wrapper
+def test_quantization_of_a_model_leaves_wrapped_layers_as_they_are_and_warns(wrapper):
+    inner = wrapper(layers.Dense(3, name="inner"), name="outer")
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(5), inner, layers.Dense(2)])
+    y = array(model(X))
+    with pytest.warns(UserWarning, match=NOT_QUANTIZED):
+        model.quantize("int8")
+    assert [layer.quantization_mode for layer in (model.layers[0], inner.layer, model.layers[2])] == [
+        "int8",
+        None,
+        "int8",
+    ]
+    np.testing.assert_allclose(array(model(X)), y, atol=0.2)
+
+
+def test_a_layer_can_be_quantized_when_its_wrapper_is_gone():
+    dense = layers.Dense(3)
+    call(WeightNormalization(dense), X)
+    gc.collect()
+    dense.quantize("int8")
+    assert dense.quantization_mode == "int8"
