@@ -6,27 +6,29 @@ import keras
 import numpy as np
 from keras.layers import Layer
 
-from keras_norm.models.copying import copy_model
+from keras_norm._keras import all_layers
+from keras_norm.models.conversion import convert
+from keras_norm.models.kinds import layers_inside
 from keras_norm.reparametrization import KernelReparametrization
 
 
-def fold_weights(model: keras.Model) -> keras.Model:
+def fold_weights(model: keras.Model, *, in_place: bool = False) -> keras.Model:
     """A copy of a model with plain layers in place of `WeightNormalization` and `SpectralNormalization`.
 
     Each holds the effective kernel of inference, as `layer.fold()` gives it, by the name of the wrapper. Predictions
-    are the same up to rounding: for inference, export, quantization and LoRA. The copy is not compiled, and the model
+    are the same up to rounding: for inference, export, quantization and LoRA. The result is not compiled, and the model
     stays as it was.
 
     Args:
-        model: a built Functional or Sequential model; models inside it are folded with it, and a shared layer stays
-            shared.
+        model: a built model, as in `replace_normalization`.
+        in_place: whether to convert the model itself.
 
     Returns:
         The new model.
 
     Raises:
-        TypeError: if the model is subclassed.
-        ValueError: if the model is not built, or a layer of it holds wrappers inside itself.
+        TypeError: if the model is no Keras model.
+        ValueError: if the model is not built or cannot be copied, or a wrapped layer holds wrappers inside itself.
 
     Example:
         >>> from keras_norm import WeightNormalization
@@ -37,12 +39,13 @@ def fold_weights(model: keras.Model) -> keras.Model:
     """
     owner = "fold_weights"
     folded: list[tuple[Layer, list[np.ndarray]]] = []
+    wrapped = {id(part) for layer in layers_inside(model) if _is_wrapper(layer) for part in all_layers(layer)[1:]}
 
     def change(wrapper: Layer) -> Layer:
         plain: Any = wrapper
         while _is_wrapper(plain):
             plain = plain._folded(wrapper.name)
-        left = [part.name for part in plain._flatten_layers() if _is_wrapper(part)]
+        left = [part.name for part in all_layers(plain) if _is_wrapper(part)]
         if left:
             raise ValueError(
                 f"{owner}: a wrapped layer must not hold wrappers inside itself. "
@@ -51,7 +54,10 @@ def fold_weights(model: keras.Model) -> keras.Model:
         folded.append((plain, plain.get_weights()))
         return plain
 
-    result = copy_model(owner, model, _is_wrapper, change)
+    def chosen(layer: Layer) -> bool:
+        return _is_wrapper(layer) and id(layer) not in wrapped
+
+    result = convert(owner, model, chosen, change, in_place)
     for plain, weights in folded:  # of equal names, the copy got those that the wrapped layer holds
         plain.set_weights(weights)
     return result
