@@ -69,7 +69,7 @@ def test_the_percentiles_are_those_of_the_outputs_of_the_layer_at_that_step(trai
     ("training", "compiled"),
     [
         (True, {"jit_compile": False}),
-        (False, {"jit_compile": False}),
+        pytest.param(False, {"jit_compile": False}, marks=pytest.mark.slow),
         pytest.param(True, {"jit_compile": True}, marks=pytest.mark.slow),
         pytest.param(True, {"steps_per_execution": 4}, marks=pytest.mark.slow),
         pytest.param(True, {"run_eagerly": True}, marks=pytest.mark.slow),

@@ -36,7 +36,7 @@ def accelerator(monkeypatch):
     monkeypatch.setattr(compilation, "has_accelerator", lambda: True)
 
 
-@pytest.fixture(params=["on a CPU", "as on a GPU"])
+@pytest.fixture(params=[pytest.param("on a CPU", marks=pytest.mark.slow), "as on a GPU"])
 def compiling(request, monkeypatch):
     """Both ways to compile for every shape: in parts, and moments and gradient as wholes in one reading."""
     monkeypatch.setattr(compilation, "_mode", "always")

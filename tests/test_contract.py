@@ -103,7 +103,9 @@ def test_gradients_are_those_of_finite_differences(case, masked, dtype):
 
 @tensorflow_only
 @every_case(standardizes=True)  # the others are linear in x
-@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize(
+    "masked", [pytest.param(False, id="", marks=pytest.mark.slow), pytest.param(True, id="masked")]
+)
 def test_gradients_of_gradients_are_those_of_finite_differences(case, masked):
     import tensorflow as tf
 
@@ -223,7 +225,7 @@ every_mask = pytest.mark.parametrize(
 
 @every_case(masks=True)
 @every_mask
-@pytest.mark.parametrize("junk", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("junk", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow), 1e30])
 def test_masked_positions_belong_to_no_set_whatever_stands_there(case, mask, junk):
     x = random_input(3, 4, 2, CHANNELS)
     want = case.expected(x, mask=mask)
@@ -397,14 +399,12 @@ def test_a_legacy_h5_file_of_an_earlier_release_that_does_not_say_the_axis_is_re
 
 
 @tensorflow_only
-@every_case()
 @pytest.mark.parametrize("trained", [False, True], ids=["", "trained"])
-def test_a_checkpoint_of_tensorflow_restores_weights_and_predictions(case, trained, tmp_path):
-    model = keras.Sequential([keras.Input((3, 4, CHANNELS)), case.built((None, 3, 4, CHANNELS))])
-    x = random_input(5, 3, 4, CHANNELS, dtype="float32")
+def test_a_checkpoint_of_tensorflow_restores_weights_and_predictions(trained, tmp_path):
+    model, x = model_of_all(), random_input(5, 3, 4, CHANNELS, dtype="float32")
     if trained:
-        model.compile("adam", "mse")
-        model.fit(x, x, verbose=0)
+        model.compile("adam", dict.fromkeys(model.output, "mse"))
+        model.fit(x, dict.fromkeys(model.output, x), verbose=0)
     before, after = checkpoints.through(model, x, tmp_path / "checkpoint")
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(new, old)
@@ -435,7 +435,11 @@ MODES = {"tensorflow": ["graph", "xla"], "jax": ["jit"], "torch": []}[BACKEND]  
             mode,
             masked,
             id=f"{mode}{' masked' * masked}",
-            marks=() if masked or mode == "xla" else pytest.mark.quick,
+            marks=pytest.mark.slow
+            if masked and mode == "xla"
+            else ()
+            if masked or mode == "xla"
+            else pytest.mark.quick,
         )
         for mode in MODES
         for masked in (False, True)
@@ -469,8 +473,8 @@ def test_every_mode_of_execution_gives_the_same_numbers(case, mode, masked):
 @pytest.mark.parametrize(
     ("scope", "compiled"),
     [
-        ({"mode": "list_of_layers", "layer_names": ["norm"]}, False),
-        ({"mode": "larger_than", "output_size_threshold": 10}, False),
+        pytest.param({"mode": "list_of_layers", "layer_names": ["norm"]}, False, marks=pytest.mark.slow),
+        pytest.param({"mode": "larger_than", "output_size_threshold": 10}, False, marks=pytest.mark.slow),
         ({"mode": "full"}, False),
         *([] if BACKEND == "torch" else [({"mode": "full"}, True)]),
     ],

@@ -42,6 +42,7 @@ def test_every_public_class_has_a_formula_shapes_an_example_and_a_source(name):
     assert re.search(r"^Reference: .*\d{4}.*https://", doc, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 @tensorflow_only
 def test_the_python_blocks_of_the_readme_run():
     names = {}

@@ -35,7 +35,7 @@ def test_the_source_model_is_untouched(conversion):
     model = mixed()
     before, x = weights(model), inputs(model)
     converted = CONVERSIONS[conversion](model)
-    converted.compile("sgd", "mse")
+    converted.compile("sgd", "mse", run_eagerly=True)
     converted.fit(x, np.ones((5, 2)), verbose=0)
     assert_untouched(model, before)
 

@@ -252,6 +252,7 @@ def test_under_mixed_precision_predictions_stay_up_to_its_rounding(policy):
     assert np.abs(predict(folded(model), inputs(model)) - want).max() < 4 * rounding * np.abs(want).max()
 
 
+@pytest.mark.filterwarnings(r"ignore:`build\(\)` was called on layer:UserWarning")
 def test_a_subclassed_model_is_refused():
     words = r"model must be Functional or Sequential, .* Received: model of Plain \(fold the Functional and Sequential"
     with pytest.raises(TypeError, match=words):

@@ -18,10 +18,16 @@ CONVERSIONS = {
     "freeze": (models.freeze_batch_normalization, FrozenBatchNormalization),
     "unfreeze": (models.unfreeze_batch_normalization, kl.BatchNormalization),
 }
-pytestmark = pytest.mark.filterwarnings("ignore:.*a .keras file of the result will not load")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*a .keras file of the result will not load"),
+    # Classes as users write them leave `build` to Keras.
+    pytest.mark.filterwarnings(r"ignore:`build\(\)` was called on layer:UserWarning"),
+]
 
 
-@pytest.fixture(params=CONVERSIONS)
+@pytest.fixture(
+    params=[pytest.param(name, marks=() if name in ("replace", "freeze") else pytest.mark.slow) for name in CONVERSIONS]
+)
 def conversion(request):
     convert, kind = CONVERSIONS[request.param]
     if request.param != "unfreeze":
@@ -41,7 +47,6 @@ def converted_layers(model, kind):
     return [layer for layer in model._flatten_layers(include_self=False) if type(layer) is kind]
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("in_place", [False, True])
 def test_every_place_that_holds_a_layer_holds_the_new_one(conversion, in_place):
     convert, kind, prepare = conversion
@@ -198,7 +203,6 @@ def test_paths_of_weights_are_kept_in_place(conversion):
     assert all(weight.path.startswith(path + "/") for weight in new.weights)
 
 
-@pytest.mark.quick
 def test_in_place_a_functional_model_stays_one_that_can_be_saved(conversion, tmp_path):
     convert, kind, prepare = conversion
     model = prepare(mixed())
@@ -215,10 +219,10 @@ def test_in_place_a_functional_model_stays_one_that_can_be_saved(conversion, tmp
 
 def test_in_place_models_of_the_same_tensors_are_converted_too():
     model = sequential(kl.Dense(FEATURES), kl.BatchNormalization(), kl.ReLU(), shape=(3, FEATURES))
-    features = keras.Model(model.inputs, model.layers[1].output)
+    features = keras.Model(model.input, model.layers[1].output)
     models.replace_normalization(model, kn.GroupNormalization(2), in_place=True)
     assert type(features.layers[-1]) is kn.GroupNormalization
-    again = keras.Model(model.inputs, model.layers[1].output)
+    again = keras.Model(model.input, model.layers[1].output)
     np.testing.assert_array_equal(array(again(x_of())), array(features(x_of())))
 
 
@@ -267,6 +271,7 @@ def test_in_place_an_error_changes_nothing():
     assert_untouched(model, before)
 
 
+@pytest.mark.filterwarnings("ignore:replace_normalization. groups=32 do not divide")
 def test_a_layer_that_was_never_called_is_converted_before_it_is_built():
     for in_place in (False, True):
         new = models.replace_normalization(built(Plain), kn.GroupNormalization(32), in_place=in_place)
@@ -274,6 +279,7 @@ def test_a_layer_that_was_never_called_is_converted_before_it_is_built():
 
 
 @pytest.mark.quick
+@pytest.mark.filterwarnings("ignore:[\\s\\S]*does not support masking:UserWarning")
 def test_a_mask_that_the_new_layer_does_not_take_is_not_passed_to_it():
     class Unmasked(kl.Layer):
         def call(self, inputs):

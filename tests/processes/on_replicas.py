@@ -140,7 +140,7 @@ def wrapped_layers():
     found = {}
     for wrapper in WRAPPERS:
         with strategy.scope():
-            model, _, _ = trainings.wrapped(wrapper)
+            model, _, _ = trainings.wrapped(wrapper, "in a graph")
         found |= checkpointed(wrapper.__name__, model, inputs_of_all())
         prefix = f"wrapped {wrapper.__name__}"
         found |= {f"{prefix} {name}": value for name, value in trainings.weights(model).items()}

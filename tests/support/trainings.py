@@ -69,12 +69,15 @@ def trained(model, callbacks=None, epochs=EPOCHS, process=0, processes=1):
     return results | weights(model)
 
 
-def wrapped(wrapper, jit_compile="auto"):
+WAYS = {"eagerly": {"run_eagerly": True}, "in a graph": {"jit_compile": False}, "by XLA": {"jit_compile": True}}
+
+
+def wrapped(wrapper, way="eagerly"):
     """A model of every wrapped layer after three epochs of `fit`, the weights that it began with, and its losses."""
     keras.utils.set_random_seed(0)
     model = model_of_all(wrapper)
     start = model.get_weights()
-    model.compile(keras.optimizers.SGD(1e-3), dict.fromkeys(model.output, "mse"), jit_compile=jit_compile)
+    model.compile(keras.optimizers.SGD(1e-3), dict.fromkeys(model.output, "mse"), **WAYS[way])
     targets = {name: np.ones((4, 1)) for name in model.output}
     history = model.fit(inputs_of_all(), targets, epochs=3, shuffle=False, verbose=0).history
     return model, start, history

@@ -76,7 +76,9 @@ def test_a_wrong_value_is_answered_by_the_right_ones(data_dir, capsys, flags, me
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("size", [8, 28, 32])
+@pytest.mark.parametrize(
+    "size", [pytest.param(8, marks=pytest.mark.slow), 28, pytest.param(32, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("normalization", batch_size.NORMALIZATIONS)
 def test_the_network_halves_the_map_until_it_is_one_pixel(size, normalization):
     model = batch_size.NETWORKS["small"]((size, size, 1), 10, batch_size.NORMALIZATIONS[normalization])
