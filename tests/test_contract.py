@@ -103,9 +103,7 @@ def test_gradients_are_those_of_finite_differences(case, masked, dtype):
 
 @tensorflow_only
 @every_case(standardizes=True)  # the others are linear in x
-@pytest.mark.parametrize(
-    "masked", [pytest.param(False, id="", marks=pytest.mark.slow), pytest.param(True, id="masked")]
-)
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True], ids=["", "masked"])
 def test_gradients_of_gradients_are_those_of_finite_differences(case, masked):
     import tensorflow as tf
 
@@ -424,27 +422,16 @@ def test_clone_model_makes_the_same_layer(case):
 # 8. Modes of execution
 
 
-MODES = {"tensorflow": ["graph", "xla"], "jax": ["jit"], "torch": []}[BACKEND]  # Keras runs torch eagerly
+MODES = {  # Keras runs torch eagerly
+    "tensorflow": ["graph", pytest.param("xla", marks=pytest.mark.slow)],
+    "jax": ["jit"],
+    "torch": [],
+}[BACKEND]
 
 
 @every_case()
-@pytest.mark.parametrize(
-    ("mode", "masked"),
-    [
-        pytest.param(
-            mode,
-            masked,
-            id=f"{mode}{' masked' * masked}",
-            marks=pytest.mark.slow
-            if masked and mode == "xla"
-            else ()
-            if masked or mode == "xla"
-            else pytest.mark.quick,
-        )
-        for mode in MODES
-        for masked in (False, True)
-    ],
-)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.quick), True], ids=["", "masked"])
 def test_every_mode_of_execution_gives_the_same_numbers(case, mode, masked):
     x = random_input(3, 4, 5, CHANNELS, dtype="float32")
     mask = np.random.default_rng(5).integers(0, 2, (3, 4)).astype(bool) if masked else None

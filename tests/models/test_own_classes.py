@@ -219,10 +219,10 @@ def test_in_place_a_functional_model_stays_one_that_can_be_saved(conversion, tmp
 
 def test_in_place_models_of_the_same_tensors_are_converted_too():
     model = sequential(kl.Dense(FEATURES), kl.BatchNormalization(), kl.ReLU(), shape=(3, FEATURES))
-    features = keras.Model(model.input, model.layers[1].output)
+    features = keras.Model(model.inputs[0], model.layers[1].output)
     models.replace_normalization(model, kn.GroupNormalization(2), in_place=True)
     assert type(features.layers[-1]) is kn.GroupNormalization
-    again = keras.Model(model.input, model.layers[1].output)
+    again = keras.Model(model.inputs[0], model.layers[1].output)
     np.testing.assert_array_equal(array(again(x_of())), array(features(x_of())))
 
 
