@@ -192,10 +192,12 @@ def _finite(variance: Tensor) -> Tensor:
 
 
 def _count(x: Tensor, axes: tuple[int, ...], mask: Tensor | None) -> Tensor:
-    """The number of positions along `axes` that the mask leaves: a table of sums, or one number for all of it."""
+    """The number of positions along `axes` that the mask leaves, in a table of sums as far as its sizes are known."""
     dtype = at_least_float32(x.dtype)
     if mask is not None:
         return sum_along(ops.cast(mask, dtype), axes)
     shape = ops.shape(x)
     sizes = [shape[a] if isinstance(shape[a], int) else ops.cast(shape[a], dtype) for a in axes]
-    return ops.reshape(ops.convert_to_tensor(math.prod(sizes), dtype), [1] * len(shape))
+    table = [1 if a in axes or not isinstance(size, int) else size for a, size in enumerate(shape)]
+    # Not one number for all: XLA would multiply sums by its reciprocal, whose rounding shows in the mean.
+    return ops.ones(table, dtype) * ops.convert_to_tensor(math.prod(sizes), dtype)
