@@ -33,7 +33,10 @@ def litert(model, x, path):
 def onnx(model, x, path):
     import onnxruntime
 
-    model.export(str(path), format="onnx", verbose=False)
+    with warnings.catch_warnings():
+        if keras.backend.backend() == "torch":  # Keras takes torch's former exporter, which warns of that and of sizes
+            warnings.simplefilter("ignore")
+        model.export(str(path), format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(str(path))
     names = [output.name for output in session.get_outputs()]
     y = session.run(names, {session.get_inputs()[0].name: x})
