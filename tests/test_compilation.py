@@ -71,7 +71,7 @@ def computations(function, *args):
 
 
 @every_case()
-@pytest.mark.parametrize("way", ["eagerly", "known batch", "unknown batch"])
+@pytest.mark.parametrize("way", ["eagerly", pytest.param("known batch", marks=pytest.mark.slow), "unknown batch"])
 def test_a_compiled_layer_equals_the_definition(compiling, case, way):
     x = random_input(4, 3, 5, CHANNELS, dtype="float32")
     run = partial(case.built((None, *x.shape[1:])), training=True)

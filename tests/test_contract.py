@@ -559,7 +559,7 @@ def from_onnx(exported, tmp_path_factory):
 @tensorflow_only
 @pytest.mark.xdist_group("model of all")
 @every_case()
-@pytest.mark.parametrize("file_format", ["saved_model", "litert", "onnx"])
+@pytest.mark.parametrize("file_format", ["saved_model", pytest.param("litert", marks=pytest.mark.slow), "onnx"])
 def test_an_exported_model_gives_equal_outputs(case, file_format, exported, request):
     got = request.getfixturevalue(f"from_{file_format}")
     outputs = got[0] if file_format == "litert" else got
@@ -568,6 +568,7 @@ def test_an_exported_model_gives_equal_outputs(case, file_format, exported, requ
 
 
 @tensorflow_only
+@pytest.mark.slow
 @pytest.mark.xdist_group("model of all")
 def test_a_litert_model_with_static_shapes_asks_for_no_shape(from_litert):
     _, operations = from_litert

@@ -21,7 +21,7 @@ class Run(NamedTuple):
     way: str = "as it is"
 
 
-TWO, TWO_COMPILED, TWO_WRAPPED = Run(2), Run(2, "as on a GPU"), Run(2, "wrapped layers")
+TWO, TWO_COMPILED, TWO_SAVED = Run(2), Run(2, "as on a GPU"), Run(2, "checkpoints")
 JAX, JAX_IN_TWO = Run(4), Run(4, "in two processes")
 RUNS = {
     "tensorflow": [Run(1), TWO, TWO_COMPILED, Run(4)],
@@ -347,7 +347,7 @@ def test_recalibration_on_two_replicas_equals_one_device(found, run, library, sy
 
 
 @tensorflow_only
-@of_runs([TWO_WRAPPED])
+@of_runs([TWO_SAVED])
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_training_wrapped_layers_on_two_replicas_equals_training_on_one_device(found, run, wrapper):
     model, _, _ = trainings.wrapped(wrapper)
@@ -357,11 +357,8 @@ def test_training_wrapped_layers_on_two_replicas_equals_training_on_one_device(f
 
 
 @tensorflow_only
-@of_runs(
-    [TWO, TWO_WRAPPED],
-    ("run", "name"),
-    lambda run: [(run, name) for name in (["layers"] if run == TWO else [w.__name__ for w in WRAPPERS])],
-)
+@of_runs([TWO_SAVED])
+@pytest.mark.parametrize("name", ["layers", *(wrapper.__name__ for wrapper in WRAPPERS)])
 def test_a_checkpoint_restores_weights_and_predictions_on_every_replica(found, run, name):
     results = {key: values for key, values in found(run).items() if key.startswith(f"checkpoint of {name} ")}
     assert len(results) > 40

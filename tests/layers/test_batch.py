@@ -8,13 +8,12 @@ import keras_norm as kn
 from support.backends import array, call, gradients
 from support.cases import random_input
 
-pytestmark = pytest.mark.quick
-
 
 def statistics(layer):
     return array(layer.moving_mean), array(layer.moving_variance)
 
 
+@pytest.mark.quick
 def test_moving_statistics_follow_the_batch_by_momentum_with_the_biased_variance():
     x = random_input(3, 4, 6, dtype="float32")
     layer = kn.BatchNormalization(momentum=0.8)
@@ -24,6 +23,7 @@ def test_moving_statistics_follow_the_batch_by_momentum_with_the_biased_variance
     np.testing.assert_allclose(variance, 0.8 + 0.2 * x.var((0, 1)), rtol=1e-5)
 
 
+@pytest.mark.quick
 def test_inference_uses_the_moving_statistics_and_leaves_them():
     x = random_input(3, 4, 6, dtype="float32")
     layer = kn.BatchNormalization(
@@ -33,12 +33,14 @@ def test_inference_uses_the_moving_statistics_and_leaves_them():
     assert [s.tolist() for s in statistics(layer)] == [[1.0] * 6, [4.0] * 6]
 
 
+@pytest.mark.quick
 def test_a_mask_changes_nothing_in_inference():
     x = random_input(3, 4, 6, dtype="float32")
     layer = kn.BatchNormalization()
     np.testing.assert_array_equal(call(layer, x, mask=np.zeros((3, 4), bool)), call(layer, x))
 
 
+@pytest.mark.quick
 def test_a_layer_that_is_not_trainable_is_in_inference_mode_whatever_training_says():
     x = random_input(3, 4, 6, dtype="float32")
     layer = kn.BatchNormalization()
@@ -50,6 +52,7 @@ def test_a_layer_that_is_not_trainable_is_in_inference_mode_whatever_training_sa
     assert np.abs(call(layer, x, training=True) - want).max() > 0.1
 
 
+@pytest.mark.quick
 def test_only_the_channels_that_the_mask_leaves_are_followed():
     x = random_input(3, 4, 6, dtype="float32")
     mask = np.ones(x.shape, bool)
@@ -61,6 +64,7 @@ def test_only_the_channels_that_the_mask_leaves_are_followed():
     assert (np.delete(mean, 2) != 0).all()
 
 
+@pytest.mark.quick
 def test_it_works_inside_time_distributed():
     x = random_input(2, 3, 4, 6, dtype="float32")
     inner = kn.BatchNormalization(momentum=0.0)
@@ -83,6 +87,7 @@ def test_fit_trains_towards_the_statistics_of_the_data_and_evaluate_uses_them():
     assert model.evaluate(x, want, verbose=0) < 1e-5
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("batch_axis", [0, -2])
 def test_the_kept_axis_may_be_any(batch_axis):
     x = random_input(4, 6, dtype="float32")
@@ -91,6 +96,7 @@ def test_the_kept_axis_may_be_any(batch_axis):
     np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.quick
 def test_the_gradient_sums_to_0_over_each_set():
     x, cotangent = random_input(3, 4, 6), random_input(3, 4, 6, seed=1)
     dx = gradients(kn.BatchNormalization(dtype="float64"), x, cotangent, training=True)[0]

@@ -52,6 +52,7 @@ def test_inference_takes_the_moving_statistics_for_the_batch_part_alone():
     np.testing.assert_allclose(call(layer, x.astype("float32")), want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, keras.optimizers.Adam])
 def test_rho_stays_between_0_and_1_at_a_high_rate(optimizer):
     x = random_input(16, 4, 6, dtype="float32")

@@ -21,8 +21,7 @@ CONVERSIONS = {
 KEEPING_PREDICTIONS = [name for name in CONVERSIONS if name != "replace"]
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize("model", [mixed, text])
+@pytest.mark.parametrize("model", [pytest.param(mixed, marks=pytest.mark.quick), text])
 @pytest.mark.parametrize("conversion", KEEPING_PREDICTIONS)
 def test_predictions_stay(conversion, model):
     model = model()

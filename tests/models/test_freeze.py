@@ -33,7 +33,6 @@ def test_training_true_gives_inference(kind):
     np.testing.assert_array_equal(predict(frozen, training=True), predict(frozen))
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("kind", KINDS)
 def test_fit_changes_no_weight_of_it_even_after_trainable_is_set(kind):
     frozen = models.freeze_batch_normalization(sequential(kl.Conv2D(4, 3), kind(name="norm")))

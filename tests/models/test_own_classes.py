@@ -26,7 +26,7 @@ pytestmark = [
 
 
 @pytest.fixture(
-    params=[pytest.param(name, marks=() if name in ("replace", "freeze") else pytest.mark.slow) for name in CONVERSIONS]
+    params=[pytest.param(name, marks=() if name == "replace" else pytest.mark.slow) for name in CONVERSIONS]
 )
 def conversion(request):
     convert, kind = CONVERSIONS[request.param]
@@ -151,7 +151,6 @@ def test_a_layer_of_another_kind_that_holds_normalizations_is_copied_with_them()
     assert type(new.layers[0].layer) is kl.BatchNormalization
 
 
-@pytest.mark.quick
 def test_conversions_of_a_class_that_builds_its_layers_add_up():
     model = built(Everywhere)
     new = models.replace_normalization(model, kn.InstanceNormalization(axis=-1), lambda layer: layer is model.norm)

@@ -39,7 +39,8 @@ def joined(value):
 
 
 def on_each_replica(function):
-    return tf.function(lambda *args: strategy.run(function, args), autograph=False)
+    # Parts of sizes that differ share one graph, in which the batch has no size.
+    return tf.function(lambda *args: strategy.run(function, args), autograph=False, reduce_retracing=True)
 
 
 def collectives(function, *args):
@@ -48,9 +49,12 @@ def collectives(function, *args):
     return sum(o.type.startswith("Collective") for o in operations) / COUNT
 
 
-def one_call(call, sizes):
+def one_call(call):
+    """What the layer of a call gives for the parts of each size, by name."""
+    found = {}
     with strategy.scope():
         layer = parts.made(call)
+    start = layer.get_weights()
 
     def forward(x, mask):
         return layer(x, training=True, mask=mask)
@@ -62,21 +66,26 @@ def one_call(call, sizes):
             loss = tf.reduce_sum(tf.cast(y, tf.float32) * cotangent)
         return y, *tape.gradient(loss, [x, layer.gamma.value, layer.beta.value])
 
-    x = distributed([p.astype(layer.compute_dtype) for p in parts.inputs(sizes, call)])
-    cotangent, mask = distributed(parts.cotangents(sizes)), distributed(parts.masks(sizes, call))
-    y, dx, dgamma, dbeta = on_each_replica(gradients)(x, cotangent, mask)
-    got = {
-        "y": joined(y),
-        "dx": joined(dx),
-        "dgamma": np.sum(local(dgamma), 0),
-        "dbeta": np.sum(local(dbeta), 0),
-        "moving_mean": np.array(local(layer.moving_mean.value)),
-        "moving_variance": np.array(local(layer.moving_variance.value)),
-    }
-    if sizes == parts.SIZES[COUNT][0]:
-        got["collectives"] = collectives(forward, x, mask)
-        got["collectives of inference"] = collectives(lambda x, mask: layer(x, mask=mask), x, mask)
-    return got
+    on_replicas = on_each_replica(gradients)
+    for sizes in parts.SIZES[COUNT]:
+        with strategy.scope():
+            layer.set_weights(start)
+        x = distributed([p.astype(layer.compute_dtype) for p in parts.inputs(sizes, call)])
+        cotangent, mask = distributed(parts.cotangents(sizes)), distributed(parts.masks(sizes, call))
+        y, dx, dgamma, dbeta = on_replicas(x, cotangent, mask)
+        got = {
+            "y": joined(y),
+            "dx": joined(dx),
+            "dgamma": np.sum(local(dgamma), 0),
+            "dbeta": np.sum(local(dbeta), 0),
+            "moving_mean": np.array(local(layer.moving_mean.value)),
+            "moving_variance": np.array(local(layer.moving_variance.value)),
+        }
+        if sizes == parts.SIZES[COUNT][0]:
+            got["collectives"] = collectives(forward, x, mask)
+            got["collectives of inference"] = collectives(lambda x, mask: layer(x, mask=mask), x, mask)
+        found |= {f"{call} {sizes} {name}": value for name, value in got.items()}
+    return found
 
 
 def training(model):
@@ -136,8 +145,10 @@ def recalibrated(layer, synchronized):
     }
 
 
-def wrapped_layers():
-    found = {}
+def checkpoints_and_wrapped_layers():
+    with strategy.scope():
+        model = cases.model_of_all()
+    found = checkpointed("layers", model, cases.random_input(2, 3, 4, cases.CHANNELS, dtype="float32"))
     for wrapper in WRAPPERS:
         with strategy.scope():
             model, _, _ = trainings.wrapped(wrapper, "in a graph")
@@ -149,9 +160,8 @@ def wrapped_layers():
 
 def normalizations():
     found = {}
-    for sizes in parts.SIZES[COUNT]:
-        for call in parts.calls(COUNT):
-            found |= {f"{call} {sizes} {name}": value for name, value in one_call(call, sizes).items()}
+    for call in parts.calls(COUNT):
+        found |= one_call(call)
     for synchronized in (True, False):
         with strategy.scope():
             model = trainings.convolutional(synchronized=synchronized)
@@ -167,10 +177,7 @@ def normalizations():
             for synchronized in (True, False):
                 got = recalibrated(layer, synchronized)
                 found |= {f"recalibrated {library} {synchronized} {name}": value for name, value in got.items()}
-        with strategy.scope():
-            model = cases.model_of_all()
-        found |= checkpointed("layers", model, cases.random_input(2, 3, 4, cases.CHANNELS, dtype="float32"))
     return found
 
 
-np.savez(OUT, **(wrapped_layers() if WAY == "wrapped layers" else normalizations()))
+np.savez(OUT, **(checkpoints_and_wrapped_layers() if WAY == "checkpoints" else normalizations()))

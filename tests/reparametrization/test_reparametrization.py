@@ -99,6 +99,7 @@ def test_a_saved_model_predicts_the_same_bit_for_bit(kind, wrapper, predicted, l
     np.testing.assert_array_equal(loaded[kind.name], predicted[kind.name])
 
 
+@pytest.mark.slow
 @every_wrapper
 def test_a_model_in_a_legacy_h5_file_predicts_the_same(wrapper, tmp_path):
     model, _, _ = trained(wrapper)

@@ -20,7 +20,12 @@ from support.wrapped_layers import (
     weight_gradients,
 )
 
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+COMMON = ("Dense", "Conv2D", "Conv2DTranspose", "Embedding", "LSTM")
+every_kind = pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind.name in COMMON else pytest.mark.slow) for kind in KINDS],
+    ids=str,
+)
 
 
 def converged(kind, calls=6):
@@ -132,7 +137,7 @@ def test_no_gradient_flows_through_u_and_v_on_their_way():
     np.testing.assert_allclose(found[layer.layer.kernel.path], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", torch_gradients.CASES)
+@pytest.mark.parametrize("case", ["Dense", "Conv2DTranspose", pytest.param("Conv2D", marks=pytest.mark.slow)])
 def test_gradients_are_those_of_torch(case):
     fixture = torch_gradients.read("spectral_norm", case)
     layer = torch_gradients.wrapped(SpectralNormalization, case, fixture, power_iterations=torch_gradients.ITERATIONS)
