@@ -99,7 +99,10 @@ def test_a_training_ends_with_the_same_weights_and_losses_bit_for_bit(training, 
         pytest.param(
             4,  # executions of 4, 2, 4 and 2 steps
             {4: [0, 4, 10, 12]},
-            marks=pytest.mark.skipif(BACKEND == "torch", reason="torch takes one step an execution"),
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(BACKEND == "torch", reason="torch takes one step an execution"),
+            ],
         ),
     ],
 )

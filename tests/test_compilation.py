@@ -174,6 +174,7 @@ def test_unknown_sizes_beside_the_batch_are_not_compiled(accelerator):
     assert not computations(layer, tf.TensorSpec((None, None, 6)))
 
 
+@pytest.mark.slow
 def test_an_exported_model_holds_no_computation_and_predicts_the_same(mode, tmp_path):
     mode("always")
     model = keras.Sequential([keras.Input((8, 8, 6)), kn.GroupNormalization(2), kn.BatchNormalization()])

@@ -397,7 +397,7 @@ def test_a_legacy_h5_file_of_an_earlier_release_that_does_not_say_the_axis_is_re
 
 
 @tensorflow_only
-@pytest.mark.parametrize("trained", [False, True], ids=["", "trained"])
+@pytest.mark.parametrize("trained", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "trained"])
 def test_a_checkpoint_of_tensorflow_restores_weights_and_predictions(trained, tmp_path):
     model, x = model_of_all(), random_input(5, 3, 4, CHANNELS, dtype="float32")
     if trained:

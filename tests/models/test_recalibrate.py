@@ -67,7 +67,7 @@ def test_a_deep_layer_gets_what_the_batch_statistics_before_it_make():
     assert_equal(statistics(model, ["second"])["second"], pooled(inner))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS[:2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[2:])])
 def test_exact_gives_every_layer_the_moments_of_what_it_gets_in_inference(kind):
     x, model = images(), deep(kind)
     recalibrated(model, x, exact=True)

@@ -137,7 +137,9 @@ def test_no_gradient_flows_through_u_and_v_on_their_way():
     np.testing.assert_allclose(found[layer.layer.kernel.path], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["Dense", "Conv2DTranspose", pytest.param("Conv2D", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", ["Dense", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Conv2D", "Conv2DTranspose"))]
+)
 def test_gradients_are_those_of_torch(case):
     fixture = torch_gradients.read("spectral_norm", case)
     layer = torch_gradients.wrapped(SpectralNormalization, case, fixture, power_iterations=torch_gradients.ITERATIONS)
