@@ -45,9 +45,14 @@ def convert(
 
 
 def check(owner: str, model: keras.Model) -> None:
-    """Refuses what no conversion takes."""
+    """Refuses what no tool for models takes."""
     if not isinstance(model, keras.Model):
-        raise TypeError(f"{owner}: model must be a Keras model. Received: model={model!r} ({type(model).__name__}).")
+        name = f"{type(model).__module__}.{type(model).__qualname__}"
+        hint = " (a model of tf_keras, which is Keras 2: build it anew with keras and carry the weights over)"
+        raise TypeError(
+            f"{owner}: model must be a Keras model. Received: model={model!r} of {name}"
+            f"{hint if name.startswith('tf_keras.') else ''}."
+        )
     if not model.built:
         raise ValueError(
             f"{owner}: model must be built. "

@@ -13,6 +13,7 @@ from keras.layers import Layer
 
 from keras_norm import arguments
 from keras_norm.arguments import Tensor
+from keras_norm.models.conversion import check
 from keras_norm.models.kinds import is_batch_normalization, layers_inside
 from keras_norm.moments import Moments, moments, sets_of_batch
 
@@ -60,6 +61,7 @@ def recalibrate_batch_normalization(
         The model itself.
 
     Raises:
+        TypeError: if the model is no Keras model.
         ValueError: if the model is not built or `steps` is not positive.
 
     Example:
@@ -72,8 +74,7 @@ def recalibrate_batch_normalization(
     """
     if steps is not None and arguments.integer(OWNER, "steps", steps) < 1:
         raise ValueError(f"{OWNER}: steps must be positive, or None for all batches. Received: steps={steps}.")
-    if not model.built:
-        raise ValueError(f"{OWNER}: model must be built. Received: model={model.name!r}, which is not (call it once).")
+    check(OWNER, model)
     layers = [layer for layer in layers_inside(model) if is_batch_normalization(layer)]
     if not layers:
         return model

@@ -390,6 +390,14 @@ def test_what_is_no_keras_model_is_refused(conversion, model):
         conversion[0](model)
 
 
+def test_a_model_of_tf_keras_is_called_by_that_name(conversion):
+    class Functional:
+        __module__ = "tf_keras.src.engine.functional"
+
+    with pytest.raises(TypeError, match=r"of tf_keras\..*Functional \(a model of tf_keras, which is Keras 2"):
+        conversion[0](Functional())
+
+
 def test_in_place_must_be_a_boolean(conversion):
     with pytest.raises(TypeError, match="in_place must be True or False"):
         conversion[0](built(Plain), in_place="yes")

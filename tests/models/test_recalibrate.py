@@ -228,6 +228,11 @@ def test_steps_that_are_no_integer_are_refused():
         recalibrated(deep(), images(), steps=2.5)
 
 
+def test_what_is_no_keras_model_is_refused():
+    with pytest.raises(TypeError, match=r"recalibrate_batch_normalization: model must be a Keras model\. Received: "):
+        recalibrated("resnet", images())
+
+
 def test_a_model_that_is_not_built_is_refused():
     with pytest.raises(ValueError, match="recalibrate_batch_normalization: model must be built"):
         recalibrated(keras.Sequential([kl.BatchNormalization()]), images())
