@@ -28,7 +28,12 @@ FOLDED = {  # of how many, and the size of the images
     "NASNetMobile": (188, 192, 32),
 }
 # Keras takes float64 for float32 in its own layers on JAX and torch, where smaller networks test the same functions.
-pytestmark = [tensorflow_only, pytest.mark.slow]
+pytestmark = [
+    tensorflow_only,
+    pytest.mark.slow,
+    # TensorFlow: the functions of the networks are meant to run eagerly, those of tf.data may do as they do.
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`:UserWarning"),
+]
 
 Case = namedtuple("Case", "name model x y spread recalibration_error")
 
