@@ -94,7 +94,7 @@ def largest_recalibration_error(model, x):
     if not norms:
         return 0.0
     errors = []
-    for layer, h in zip(norms, keras.Model(model.inputs, [layer.input for layer in norms])(x), strict=True):
+    for layer, h in zip(norms, keras.Model(model.input, [layer.input for layer in norms])(x), strict=True):
         h = array(h).reshape(-1, h.shape[-1])
         deviation = h.std(0) + 1e-12
         errors.append(np.abs(array(layer.moving_mean) - h.mean(0)) / deviation)
