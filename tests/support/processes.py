@@ -79,6 +79,7 @@ def stop(processes):
     for process in processes:
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 def results(path):
