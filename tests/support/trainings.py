@@ -72,7 +72,10 @@ def trained(model, callbacks=None, epochs=EPOCHS, process=0, processes=1):
 WAYS = {"eagerly": {"run_eagerly": True}, "in a graph": {"jit_compile": False}, "by XLA": {"jit_compile": True}}
 
 
-def wrapped(wrapper, way="eagerly"):
+QUICKEST = "by XLA" if keras.backend.backend() == "jax" else "eagerly"  # to compile takes less than three steps on JAX
+
+
+def wrapped(wrapper, way=QUICKEST):
     """A model of every wrapped layer after three epochs of `fit`, the weights that it began with, and its losses."""
     keras.utils.set_random_seed(0)
     model = model_of_all(wrapper)
