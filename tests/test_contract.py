@@ -516,6 +516,7 @@ def test_fit_evaluate_and_predict_work(case, jit_compile):
 def test_fit_gives_the_same_weights_under_torch_compile(case, monkeypatch):
     import torch
 
+    torch.compiler.reset()  # or torch runs what it has traced eight times without tracing it
     # Traced as always, but run by torch's own kernels: to have them made by a compiler takes a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     x, trained = random_input(8, 3, 4, CHANNELS, dtype="float32"), []
