@@ -31,7 +31,13 @@ def is_normalization(layer: Layer) -> bool:
 def layers_inside(layer: Layer) -> list[Layer]:
     """The layer and all that it is made of, outer before inner; what is frozen counts as one."""
     found = {id(layer): layer}
-    if not isinstance(layer, FrozenBatchNormalization):
-        for part in layer._flatten_layers(include_self=False, recursive=False):
-            found |= {id(inner): inner for inner in layers_inside(part)}
+    for part in parts_of(layer):
+        found |= {id(inner): inner for inner in layers_inside(part)}
     return list(found.values())
+
+
+def parts_of(layer: Layer) -> list[Layer]:
+    """The layers that a layer holds itself; what is frozen counts as one."""
+    if isinstance(layer, FrozenBatchNormalization):
+        return []
+    return layer._flatten_layers(include_self=False, recursive=False)
