@@ -99,7 +99,8 @@ def _measured(
     calls = _Calls()
 
     def moments_inside(inputs: Any) -> list[Moments]:
-        calls.seen = seen = []
+        seen: list[tuple[Layer, Moments]] = []
+        calls.seen = seen
         try:
             model(inputs, training=False)
         finally:
