@@ -183,7 +183,7 @@ def test_a_layer_inside_a_block_is_named_by_its_path_or_by_a_name_that_no_other_
 class NormalizedCell(layers.SimpleRNNCell):
     def __init__(self, units):
         super().__init__(units)
-        self.norm = kn.LayerNormalization(name="in the cell")
+        self.norm = kn.LayerNormalization(name="in_the_cell")
 
     def call(self, inputs, states, training=False):
         output, states = super().call(inputs, states, training=training)
