@@ -6,8 +6,8 @@ import keras
 from keras.layers import Layer
 from keras.src.backend.common import global_state
 
-# Sizes that are not known stand for others while a model is built, and replicas do not take turns: nothing tells that
-# in public. `keras.SymbolicScope` is public, what asks for it is not.
+# While Keras infers shapes, made-up sizes stand for unknown ones and no other replica takes part: nothing may be summed
+# over replicas. `keras.SymbolicScope` is public, but not the question whether it is open.
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope as in_symbolic_scope
 
 # Whether a class is called with inputs and outputs, as `keras.Model` is: nothing public tells.

@@ -1,5 +1,7 @@
 """What happens inside a model, recorded while it trains."""
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial, wraps
@@ -13,10 +15,12 @@ from keras.layers import Layer
 
 from keras_norm import arguments
 from keras_norm.arguments import Tensor
-from keras_norm.models.kinds import is_normalization
+from keras_norm.models.kinds import is_normalization, parts_of
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
+elif backend.backend() == "jax":
+    import jax
 elif backend.backend() == "torch":
     import torch
 
@@ -38,8 +42,8 @@ class ResponsePercentiles(keras.callbacks.Callback):
 
     Args:
         data: samples to call the model with, as many as fit into a batch.
-        layers: names of layers, or the layers themselves; every normalization of the model if None. Names are those of
-            its layers, and of layers of the models inside it.
+        layers: names of layers, or the layers themselves; every normalization that the model calls if None. Names are
+            those of its layers and of layers inside these, which may be told apart by their path: "block_1/norm".
         percentiles: numbers from 0 to 100.
         every: the number of steps from record to record.
         training: whether the model runs as in training, with the statistics of a batch and dropout, or as in
@@ -49,7 +53,7 @@ class ResponsePercentiles(keras.callbacks.Callback):
 
     Attributes:
         steps: the step of each record, the first of them 0.
-        history: by name of the layer an array of shape `(records, percentiles)`.
+        history: by name of the layer an array of shape `(records, percentiles)`; by its path where names repeat.
 
     Raises:
         TypeError, ValueError: when constructed, for an argument of the wrong type or value; when `fit` begins, if the
@@ -126,7 +130,7 @@ class ResponsePercentiles(keras.callbacks.Callback):
 
     def _record(self) -> None:
         """The percentiles of all chosen layers, as the model stands."""
-        responses = _responses(self.model, self._chosen, self.data, self.training)
+        responses = _responses(self.model, self._chosen, self.data, self.training, every_one=self.layers is not None)
         self.steps.append(self._step)
         for name, values in responses.items():
             found = np.percentile(values, self.percentiles)
@@ -168,10 +172,12 @@ def _find(model: keras.Model, wanted: list[str | Layer] | None) -> dict[str, Lay
             f"{OWNER}: the model must be built. "
             f"Received: model={model.name!r}, which is not (give it a keras.Input, or call it once)."
         )
-    known = list({id(layer): layer for layer in _layers_of(model)}.values())
-    names = ", ".join(layer.name for layer in known)
+    known: dict[int, tuple[str, Layer]] = {}
+    for path, layer in _layers_of(model):
+        known.setdefault(id(layer), (path, layer))
+    names = ", ".join(path for path, _ in known.values())
     if wanted is None:
-        chosen = [layer for layer in known if is_normalization(layer)]
+        chosen = [layer for _, layer in known.values() if is_normalization(layer)]
         if not chosen:
             raise ValueError(
                 f"{OWNER}: the model must have a normalization, or layers must name others. "
@@ -179,15 +185,22 @@ def _find(model: keras.Model, wanted: list[str | Layer] | None) -> dict[str, Lay
             )
     else:
         chosen = []
-        for layer in wanted:
-            named = [k for k in known if k.name == layer] if isinstance(layer, str) else [layer]
-            if not named:
+        for one in wanted:
+            named = [layer for path, layer in known.values() if one in (path, layer.name)]
+            if isinstance(one, str) and not named:
                 raise ValueError(
-                    f"{OWNER}: layers must be layers of the model. Received: {layer!r}, model={model.name!r} "
+                    f"{OWNER}: layers must be layers of the model. Received: {one!r}, model={model.name!r} "
                     f"(layers: {names})."
                 )
-            chosen += named
-    found = {layer.name: layer for layer in chosen}
+            chosen += named if isinstance(one, str) else [one]
+    paths = {id(layer): path for path, layer in known.values()}
+    times = Counter(layer.name for layer in chosen)
+
+    def label(layer: Layer) -> str:
+        path = paths.get(id(layer), layer.name)
+        return path if times[layer.name] > 1 or path in (wanted or ()) else layer.name
+
+    found = {label(layer): layer for layer in chosen}
     if len(found) < len(chosen):
         raise ValueError(
             f"{OWNER}: each layer must have a name of its own. Received: layers {[layer.name for layer in chosen]} "
@@ -196,38 +209,46 @@ def _find(model: keras.Model, wanted: list[str | Layer] | None) -> dict[str, Lay
     return found
 
 
-def _layers_of(model: keras.Model) -> Iterator[Layer]:
-    """The layers of the model and of the models inside it."""
-    for layer in model.layers:
-        yield layer
-        if isinstance(layer, keras.Model):
-            yield from _layers_of(layer)
+def _layers_of(holder: Layer, above: str = "") -> Iterator[tuple[str, Layer]]:
+    """The layers of a model and those inside of them, each with its path of names."""
+    for layer in holder.layers if isinstance(holder, keras.Model) else parts_of(holder):
+        path = above + layer.name
+        yield path, layer
+        yield from _layers_of(layer, f"{path}/")
 
 
-def _responses(model: keras.Model, layers: dict[str, Layer], data: Any, training: bool) -> dict[str, np.ndarray]:
-    """All values that each layer gives, in one call of the model that leaves no trace."""
+def _responses(
+    model: keras.Model, layers: dict[str, Layer], data: Any, training: bool, every_one: bool
+) -> dict[str, np.ndarray]:
+    """All values that each layer gives, in one call of the model that leaves no trace.
+
+    Without `every_one` those of the layers that are called.
+    """
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
     inputs = tree.map_structure(ops.convert_to_tensor, data)
     kwargs = {"training": training} if model._call_has_training_arg else {}
     # What the call assigns to variables, and what it adds to losses, ends with the scope.
     with _watched(layers, outputs), keras.StatelessScope(), _own_randomness():
         model(inputs, **kwargs)
-    for name, calls in outputs.items():
-        if not calls:
+    called = {name: calls for name, calls in outputs.items() if calls}
+    for name in outputs:
+        if name not in called and (every_one or not called):
             raise ValueError(
                 f"{OWNER}: the model must call every layer. Received: {name!r}, which model={model.name!r} does not "
                 "call (a layer inside another may be passed by: take the outer one)."
             )
-    return {name: np.concatenate([_values(output) for output in calls]) for name, calls in outputs.items()}
+    return {name: np.concatenate([_values(output) for output in calls]) for name, calls in called.items()}
 
 
 @contextmanager
 def _watched(layers: dict[str, Layer], outputs: dict[str, list[Tensor]]) -> Iterator[None]:
-    """Collects what the layers give."""
+    """Collects what the layers give to this thread; another may use the model meanwhile."""
+    this_thread = threading.get_ident()
 
     def call(original: Callable[..., Any], collected: list[Tensor], *args: Any, **kwargs: Any) -> Any:
         given = original(*args, **kwargs)
-        collected += tree.flatten(given)
+        if threading.get_ident() == this_thread:
+            collected += filter(_is_value, tree.flatten(given))
         return given
 
     for name, layer in layers.items():
@@ -238,6 +259,13 @@ def _watched(layers: dict[str, Layer], outputs: dict[str, list[Tensor]]) -> Iter
     finally:
         for layer in layers.values():
             object.__delattr__(layer, "call")
+
+
+def _is_value(output: Tensor) -> bool:
+    """Whether the tensor has values: inside a compiled loop, such as that of an RNN, it stands for some."""
+    if backend.backend() == "jax":
+        return not isinstance(output, jax.core.Tracer)
+    return backend.backend() != "tensorflow" or not tf.is_symbolic_tensor(output)
 
 
 def _own_randomness() -> AbstractContextManager[Any]:

@@ -1,5 +1,7 @@
 """What the recorded percentiles are, that recording them changes nothing, and what is said where it cannot be done."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -131,6 +133,98 @@ def test_every_normalization_is_recorded_if_no_layers_are_named_also_of_a_model_
     for name, response in (("inner", h), ("outer", model.layers[0].get_layer("outer")(h))):
         want = np.percentile(array(response), [1, 20, 80, 99])
         np.testing.assert_allclose(callback.history[name][-1], want, rtol=1e-4, atol=1e-4)
+
+
+class Block(layers.Layer):
+    """A layer that holds others, one of them by a list."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [layers.Dense(4, name="dense"), kn.GroupNormalization(2, name="norm")]
+
+    def call(self, inputs):
+        for part in self.parts:
+            inputs = part(inputs)
+        return inputs
+
+
+class Blocks(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = Block(name="first"), Block(name="second")
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+
+def of_blocks(blocks):
+    return keras.Sequential([keras.Input((6, 6, 4)), blocks, layers.Flatten(), layers.Dense(3)])
+
+
+def test_layers_inside_blocks_are_recorded_by_their_path_where_names_repeat():
+    callback = ResponsePercentiles(DATA, percentiles=PERCENTILES, every=6)
+    model = fitted(of_blocks(Blocks(name="blocks")), callback)
+    assert list(callback.history) == ["blocks/first/norm", "blocks/second/norm"]
+    blocks = model.layers[0]
+    first = blocks.first(DATA)
+    for name, response in (("first", first), ("second", blocks.second(first))):
+        want = np.percentile(array(response), PERCENTILES)
+        np.testing.assert_allclose(callback.history[f"blocks/{name}/norm"][-1], want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["blocks/second/dense", "second"])
+def test_a_layer_inside_a_block_is_named_by_its_path_or_by_a_name_that_no_other_has(name):
+    callback = ResponsePercentiles(DATA, [name], PERCENTILES, every=6)
+    model = fitted(of_blocks(Blocks(name="blocks")), callback)
+    assert list(callback.history) == [name]
+    second = model.layers[0].second
+    response = second.parts[0] if "dense" in name else second
+    want = np.percentile(array(response(model.layers[0].first(DATA))), PERCENTILES)
+    np.testing.assert_allclose(callback.history[name][-1], want, rtol=1e-4, atol=1e-4)
+
+
+class NormalizedCell(layers.SimpleRNNCell):
+    def __init__(self, units):
+        super().__init__(units)
+        self.norm = kn.LayerNormalization(name="in_the_cell")
+
+    def call(self, inputs, states, training=False):
+        output, states = super().call(inputs, states, training=training)
+        return self.norm(output), states
+
+
+def test_a_normalization_that_is_never_called_or_only_inside_a_compiled_loop_is_passed_by():
+    unused = kn.LayerNormalization(name="unused")
+    parts = [
+        layers.Reshape((6, 24)),
+        layers.RNN(NormalizedCell(4)),
+        kn.LayerNormalization(name="outer"),
+        layers.Dense(3),
+    ]
+    model, callback = keras.Sequential([keras.Input((6, 6, 4)), *parts]), ResponsePercentiles(DATA, every=6)
+    model.layers[0].unused = unused
+    fitted(model, callback)
+    assert "outer" in callback.history and "unused" not in callback.history
+
+
+def test_what_another_thread_calls_is_not_recorded():
+    model, callback = seeded(), ResponsePercentiles(DATA, ["conv"], PERCENTILES)
+
+    class AnotherThread(layers.Layer):
+        """Stands in for a thread that serves the model while a record is made."""
+
+        def call(self, inputs):
+            thread = threading.Thread(target=lambda: conv(X))
+            thread.start()
+            thread.join()
+            return inputs
+
+    conv = model.layers[0]
+    served = keras.Sequential([keras.Input((6, 6, 4)), AnotherThread(), *model.layers])
+    callback.set_model(served)
+    callback.on_train_begin()
+    want = np.percentile(array(conv(DATA)), PERCENTILES)
+    np.testing.assert_allclose(callback.history["conv"][0], want, rtol=1e-6)
 
 
 def test_a_layer_may_stand_for_its_name_and_its_calls_count_together():

@@ -32,7 +32,11 @@ def is_normalization(layer: Layer) -> bool:
 def layers_inside(layer: Layer) -> list[Layer]:
     """The layer and all that it is made of, outer before inner; what is frozen counts as one."""
     found = {id(layer): layer}
-    if not isinstance(layer, FrozenBatchNormalization):
-        for part in parts(layer):
-            found |= {id(inner): inner for inner in layers_inside(part)}
+    for part in parts_of(layer):
+        found |= {id(inner): inner for inner in layers_inside(part)}
     return list(found.values())
+
+
+def parts_of(layer: Layer) -> list[Layer]:
+    """The layers that a layer holds itself; what is frozen counts as one."""
+    return [] if isinstance(layer, FrozenBatchNormalization) else parts(layer)

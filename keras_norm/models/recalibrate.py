@@ -47,7 +47,7 @@ def recalibrate_batch_normalization(
     A layer whose `trainable` is False is recalibrated too, a frozen one is not. Under a `tf.distribute` strategy each
     replica's part of a batch counts as a batch, and synchronized layers standardize with that of all replicas, or of
     their group. A rank of `torch.distributed` works alone: give all of them the same data. All moving statistics change
-    or none: an error or an interruption leaves them as they were.
+    or none: an error or an interruption leaves them as they were. Other threads may call the model meanwhile.
 
     Args:
         model: any built model, subclassed ones too.
@@ -97,25 +97,35 @@ def _measured(
 ) -> list[Statistics]:
     """The statistics of what each layer gets, in the order in which the model calls them."""
     called: list[Layer] = []
-    calls = threading.local()  # each replica is traced in a thread of its own, and they take turns
-
-    def record(layer: Layer, batch: Moments) -> None:
-        calls.seen.append((layer, batch))
+    calls = _Calls()
 
     def moments_inside(inputs: Any) -> list[Moments]:
-        calls.seen = []
-        model(inputs, training=False)
-        called[:] = [layer for layer, _ in calls.seen]
-        return [batch for _, batch in calls.seen]
+        seen: list[tuple[Layer, Moments]] = []
+        calls.seen = seen
+        try:
+            model(inputs, training=False)
+        finally:
+            calls.seen = None
+        called[:] = [layer for layer, _ in seen]
+        return [batch for _, batch in seen]
 
     with _strategy(model):
         probe = Probe(moments_inside)
-    with _watched(layers, record, standardize):
+    with _watched(layers, calls, standardize):
         batches = probe.predict(data, callbacks=[_AtMost(steps)] if steps else None, **predict)
     found: dict[int, tuple[Layer, list[Any]]] = {}
     for layer, batch in zip(called, batches, strict=True):
         found.setdefault(id(layer), (layer, []))[1].append(batch)
     return [_pooled(layer, calls_of) for layer, calls_of in found.values()]
+
+
+class _Calls(threading.local):
+    """The layers that this thread calls to measure what they get, with that; None where it only uses the model.
+
+    Each replica is traced in a thread of its own, and they take turns.
+    """
+
+    seen: list[tuple[Layer, Moments]] | None = None
 
 
 class Probe(keras.Model):
@@ -147,11 +157,11 @@ class _AtMost(keras.callbacks.Callback):
 
 
 @contextmanager
-def _watched(layers: list[Layer], record: Callable[[Layer, Moments], None], standardize: bool) -> Iterator[None]:
+def _watched(layers: list[Layer], calls: _Calls, standardize: bool) -> Iterator[None]:
     """Records the moments of what the layers are called with, and lets them standardize with these, or as they are."""
     for layer in layers:
         # Past Keras' own bookkeeping of attributes: a layer that is built takes no new ones.
-        object.__setattr__(layer, "call", partial(_call, layer, layer.call, record, standardize))
+        object.__setattr__(layer, "call", partial(_call, layer, layer.call, calls, standardize))
     try:
         yield
     finally:
@@ -162,17 +172,19 @@ def _watched(layers: list[Layer], record: Callable[[Layer, Moments], None], stan
 def _call(
     layer: Layer,
     original: Callable[..., Tensor],
-    record: Callable[[Layer, Moments], None],
+    calls: _Calls,
     standardize: bool,
     inputs: Tensor,
     training: bool | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
+    if calls.seen is None:
+        return original(inputs, training=training, mask=mask)
     x = ops.convert_to_tensor(inputs)
     axis = arguments.resolve_axis(OWNER, layer.axis, len(x.shape))
     mask_of_x = arguments.resolve_mask(OWNER, mask, x)
     batch = moments(x, sets_of_batch(OWNER, x, axis, synchronized=False), mask_of_x)
-    record(layer, batch)
+    calls.seen.append((layer, batch))
     if not standardize:
         return original(inputs, training=False, mask=mask)
     # `predict` runs on replicas on TensorFlow alone: torch's ranks may each go their way.

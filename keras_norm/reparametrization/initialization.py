@@ -41,7 +41,8 @@ def initialize_from_data(model: keras.layers.Layer, batch: Any, training: bool =
 
     Reference: Salimans & Kingma, Weight Normalization, NeurIPS 2016, https://arxiv.org/abs/1602.07868, section 3.
     """
-    if not model.built:
+    # A subclassed model may count as built while layers inside of it are not.
+    if not all(part.built for part in sublayers(model)):
         model(batch, training=training)
     waiting = [part for part in sublayers(model) if isinstance(part, WeightNormalization) and part.has_units()]
     if not waiting:

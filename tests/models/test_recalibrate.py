@@ -1,5 +1,7 @@
 """Moving statistics become the moments of all inputs, pooled in float64."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -177,6 +179,33 @@ def test_an_interruption_leaves_everything_as_it_was(exact, error):
     assert all("call" not in vars(layer) for layer in model.layers)
     model(images(), training=True)
     assert np.abs(array(model.layers[1].moving_mean) - before[3]).max() > 0
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", [kl.BatchNormalization, kn.BatchNormalization])
+def test_another_thread_may_use_the_model_meanwhile(kind):
+    keras.utils.set_random_seed(0)
+    model, undisturbed = deep(kind), deep(kind)
+    undisturbed.set_weights(model.get_weights())
+    want, served = array(model(images())), []
+
+    class Serving(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            thread = threading.Thread(target=lambda: served.append(array(model(images()))))
+            thread.start()
+            thread.join()
+            return images()[i * BATCH : (i + 1) * BATCH]
+
+    recalibrated(model, Serving(workers=1), batch_size=None)
+    assert len(served) >= 3
+    for got in served:
+        np.testing.assert_array_equal(got, want)
+    recalibrated(undisturbed, images())
+    for got, weight in zip(model.get_weights(), undisturbed.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, weight)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])

@@ -54,6 +54,34 @@ def test_each_layer_sees_the_outputs_of_those_before_it():
         h = layer(h)
 
 
+class Block(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.parts = [wrapped(layers.Dense(4)), {"last": wrapped(layers.Dense(3))}]
+
+    def call(self, inputs):
+        return self.parts[1]["last"](self.parts[0](inputs))
+
+
+class OfBlocks(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.blocks = (Block(), Block())
+
+    def call(self, inputs):
+        return self.blocks[1](self.blocks[0](inputs))
+
+
+@pytest.mark.filterwarnings("ignore:`build")
+@pytest.mark.parametrize("built", [True, False])
+def test_layers_inside_blocks_are_set_also_in_a_model_that_only_counts_as_built(built):
+    model, x = OfBlocks(), np.random.default_rng(0).normal(3.0, 2.0, (50, 5)).astype("float32")
+    model.built = built
+    assert len(initialize_from_data(model, x)) == 4
+    for h in (model.blocks[0](x), model(x)):
+        assert_standardized(array(h))
+
+
 def test_the_direction_stays_and_the_lengths_are_set():
     model = keras.Sequential([keras.Input((5,)), wrapped(layers.Dense(3))])
     layer, x = model.layers[0], BY_NAME["Dense"].inputs(batch=50)
