@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary, ref
 import keras
 from keras import ops
 
+from keras_norm._keras import all_layers
 from keras_norm.arguments import Tensor, at_least_float32
 from keras_norm.legacy import kept_axis, with_kept_axis
-from keras_norm.reparametrization.kernels import Kernel, find_kernels, sublayers
+from keras_norm.reparametrization.kernels import Kernel, find_kernels
 from keras_norm.reparametrization.substitution import call_with
 
 NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -176,7 +177,7 @@ class KernelReparametrization(keras.layers.Wrapper):
 
     def _refuse_a_second_formula(self) -> None:
         """Of two formulas for one weight, the inner would undo the outer."""
-        inner = [part for part in sublayers(self.layer) if isinstance(part, KernelReparametrization)]
+        inner = [part for part in all_layers(self.layer) if isinstance(part, KernelReparametrization)]
         taken = {id(kernel.weight): part for part in inner for kernel in part._kernels}
         for kernel in self._kernels:
             if id(kernel.weight) in taken:

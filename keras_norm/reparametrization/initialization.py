@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_norm.reparametrization.kernels import sublayers
+from keras_norm._keras import all_layers
 from keras_norm.reparametrization.weight import WeightNormalization
 
 
@@ -42,11 +42,11 @@ def initialize_from_data(model: keras.layers.Layer, batch: Any, training: bool =
     Reference: Salimans & Kingma, Weight Normalization, NeurIPS 2016, https://arxiv.org/abs/1602.07868, section 3.
     """
     # A subclassed model may count as built while layers inside of it are not.
-    if not all(part.built for part in sublayers(model)):
+    if not all(part.built for part in all_layers(model)):
         model(batch, training=training)
-    waiting = [part for part in sublayers(model) if isinstance(part, WeightNormalization) and part.has_units()]
+    waiting = [part for part in all_layers(model) if isinstance(part, WeightNormalization) and part.has_units()]
     if not waiting:
-        held = [type(part).__name__ for part in sublayers(model)[1:]]
+        held = [type(part).__name__ for part in all_layers(model)[1:]]
         raise ValueError(
             "initialize_from_data: model must hold a WeightNormalization of a Dense, EinsumDense or convolution layer. "
             f"Received: model={model.name!r} with layers {held}."

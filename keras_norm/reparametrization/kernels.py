@@ -7,6 +7,7 @@ from math import prod
 import keras
 from keras import ops
 
+from keras_norm._keras import all_layers
 from keras_norm.arguments import Tensor, integer, known_shape
 
 _DEFAULT_NAMES = (
@@ -79,7 +80,7 @@ def find_kernels(
             separable convolution.
         axis: the axes of the output units; None for those that the layer's type tells.
     """
-    weights = [(part, weight) for part in sublayers(layer) for weight in _own_weights(part)]
+    weights = [(part, weight) for part in all_layers(layer) for weight in _own_weights(part)]
     present = [weight.name for _, weight in weights]
     for listed in _DEFAULT_NAMES if names is None else [[names] if isinstance(names, str) else names]:
         if set(listed) <= set(present):
@@ -94,12 +95,6 @@ def find_kernels(
 def _kernel(owner: keras.layers.Layer, weight: keras.Variable, axes: tuple[int, ...]) -> Kernel:
     """The kernel whose units lie along `axes`."""
     return Kernel(owner, weight, tuple(a in axes for a in range(len(weight.shape))))
-
-
-def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layer itself and all layers inside it."""
-    # Keras has no public name for this.
-    return layer._flatten_layers()
 
 
 def default_unit_axes(layer: keras.layers.Layer, weight: keras.Variable) -> tuple[int, ...]:
@@ -138,7 +133,7 @@ def _transpose(x: Tensor, order: list[int]) -> Tensor:
 
 def _own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The weights that the layer itself made, without those of its sublayers."""
-    below = {id(weight) for part in sublayers(layer)[1:] for weight in part.weights}
+    below = {id(weight) for part in all_layers(layer)[1:] for weight in part.weights}
     return [weight for weight in layer.weights if id(weight) not in below]
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
+from keras_norm._keras import all_layers
 from keras_norm.arguments import Tensor
-from keras_norm.reparametrization.kernels import sublayers
 
 Substitutes = Sequence[tuple[keras.Variable, Tensor]]
 """Variables, and the value that each is to have."""
@@ -39,7 +39,7 @@ def call_with(layer: keras.layers.Layer, substitutes: Substitutes, *args: Any, *
 
 def _untracked_states(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The states of stateful RNNs, which Keras does not list among a layer's variables."""
-    stateful = [part for part in sublayers(layer) if isinstance(part, keras.layers.RNN) and part.stateful]
+    stateful = [part for part in all_layers(layer) if isinstance(part, keras.layers.RNN) and part.stateful]
     return [state for part in stateful for state in keras.tree.flatten(part.states)]
 
 

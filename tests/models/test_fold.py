@@ -8,6 +8,7 @@ from keras import layers as kl
 import keras_norm as kn
 from keras_norm import models
 from keras_norm.models.kinds import is_batch_normalization, layers_inside
+from support import own_classes
 from support.backends import BACKEND, array
 from support.networks import inputs, mixed, predict, randomized, sequential
 from support.own_classes import Detector, Plain, built
@@ -267,17 +268,7 @@ def test_a_functional_class_with_a_constructor_is_folded_to_a_functional_model()
 
 
 def test_a_layer_that_its_config_does_not_make_again_is_refused():
-    class Scale(kl.Layer):
-        def __init__(self, by=1.0, **kwargs):
-            super().__init__(**kwargs)
-            self.by = by
-
-        def call(self, x):
-            return self.by * x
-
-        def get_config(self):
-            return super().get_config() | {"by": self.by}
-
+    class Scale(own_classes.Scale):
         @classmethod
         def from_config(cls, config):
             return cls(name=config["name"])

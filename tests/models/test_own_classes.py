@@ -10,7 +10,7 @@ from keras_norm import models
 from keras_norm.layers.frozen import FrozenBatchNormalization
 from support.backends import array, tensorflow_only
 from support.networks import assert_untouched, mixed, part, randomized, sequential, weights
-from support.own_classes import FEATURES, Block, Detector, Everywhere, Guessed, Plain, Stack, built
+from support.own_classes import FEATURES, Block, Detector, Everywhere, Guessed, Plain, Scale, Stack, built
 
 CONVERSIONS = {
     "replace": (lambda m, **k: models.replace_normalization(m, kn.GroupNormalization(2), **k), kn.GroupNormalization),
@@ -489,17 +489,6 @@ def test_classes_of_the_same_name_are_not_confused():
 
 
 def test_a_copy_of_other_shapes_or_arguments_is_refused():
-    class Scale(kl.Layer):
-        def __init__(self, by, **kwargs):
-            super().__init__(**kwargs)
-            self.by = by
-
-        def call(self, x):
-            return self.by * x
-
-        def get_config(self):
-            return super().get_config() | {"by": self.by}
-
     class Forgets(keras.Model):
         def __init__(self, width=4, by=1.0, **kwargs):
             super().__init__(**kwargs)

@@ -91,6 +91,20 @@ class Guessed(keras.Model):
         return self.rate * self.norm(x)
 
 
+class Scale(kl.Layer):
+    """A layer with an argument and no weights."""
+
+    def __init__(self, by=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.by = by
+
+    def call(self, x):
+        return self.by * x
+
+    def get_config(self):
+        return super().get_config() | {"by": self.by}
+
+
 class Plain(keras.Model):
     """A class without `get_config` that needs none, with a layer that it does not call."""
 
