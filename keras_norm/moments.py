@@ -192,7 +192,7 @@ def _finite(variance: Tensor) -> Tensor:
 
 
 def _count(x: Tensor, axes: tuple[int, ...], mask: Tensor | None) -> Tensor:
-    """The number of positions along `axes` that the mask leaves, in a table of sums as far as its sizes are known."""
+    """The number of positions along `axes` that the mask keeps, shaped like their sums where sizes are known."""
     dtype = at_least_float32(x.dtype)
     if mask is not None:
         return sum_along(ops.cast(mask, dtype), axes)

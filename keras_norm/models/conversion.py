@@ -16,7 +16,7 @@ from keras_norm.models.kinds import layers_inside
 IN_PLACE = "in_place=True converts the model itself"
 
 Change = Callable[[Layer], Layer]
-"""What stands for a layer of the model: another layer, or the layer itself to keep it."""
+"""What replaces a layer: another layer, or the layer itself where it is kept."""
 
 
 def convert(

@@ -17,7 +17,7 @@ from keras_norm.arguments import Tensor
 from keras_norm.models.kinds import is_normalization
 
 Twins = dict[int, Layer]
-"""What stands for a layer in the copy, by the id of the layer."""
+"""The copy of each layer, by the id of the original."""
 
 
 def is_container(layer: Layer) -> bool:
@@ -37,7 +37,7 @@ def copy_model(
     is_graph: Callable[[Layer], bool] = is_made_of_its_layers,
     without: Collection[int] = (),
 ) -> tuple[keras.Model, Twins]:
-    """A copy of `model`, and what stands in it for each layer.
+    """A copy of `model`, and the copy of each of its layers.
 
     Graphs are copied layer by layer, and layers by their class and config, as in a file. Nothing is compiled.
 
@@ -188,7 +188,7 @@ def _own_variables(layer: Layer) -> dict[str, Tensor]:
 
 
 def _classes(model: keras.Model) -> dict[str, type[Layer]]:
-    """The classes of all layers, as configs name them, for Keras finds none that stands in a function."""
+    """The class of each layer by its name in configs: Keras cannot find a class that is defined inside a function."""
     classes = {type(layer) for layer in all_layers(model)}
     names = Counter(map(keras.saving.get_registered_name, classes))
     named = {keras.saving.get_registered_name(cls): cls for cls in classes}

@@ -30,8 +30,8 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True) -> keras.
     W (a x + b) + w, by W a and W b + w. Dense, Conv, ConvTranspose, DepthwiseConv and SeparableConv layers take one
     beside them in, with or without a bias. A normalization stays where an activation, another operation or a branch
     comes between, where it or the layer is called more than once, and in front of a layer that pads its inputs (the
-    padding is 0 and not b) or is transposed. Predictions are the same up to rounding. The copy is not compiled, a
-    class of model with a constructor of its own becomes `keras.Model`, and the model stays as it was.
+    padding is 0 and not b) or is transposed. Predictions are the same up to rounding. The copy is not compiled, and
+    the model stays as it was. A Functional model whose class has its own constructor becomes a plain `keras.Model`.
 
     Args:
         model: a built Functional or Sequential model; models inside it are folded with it.

@@ -122,7 +122,7 @@ def _measured(
 class _Calls(threading.local):
     """The layers that this thread calls to measure what they get, with that; None where it only uses the model.
 
-    Each replica is traced in a thread of its own, and they take turns.
+    Each replica is traced in its own thread, one after another.
     """
 
     seen: list[tuple[Layer, Moments]] | None = None

@@ -33,7 +33,7 @@ def replace_normalization(
 
     Args:
         model: a built model: Sequential, Functional or subclassed. Normalizations are found in models, layers and
-            wrappers inside it too, and a shared layer stays shared. A class of its own is copied by its
+            wrappers inside it too, and a shared layer stays shared. A class of yours is copied through its
             `get_config` and `from_config`.
         to: what to put there:
             a layer as a template, such as `GroupNormalization(32)`. The old layer gives name, dtype policy,
