@@ -88,9 +88,8 @@ class KernelReparametrization(keras.layers.Wrapper):
         self._refuse_a_second_formula()
         for kernel in self._kernels:
             _keep_from_quantization(kernel.owner, ref(self))
+        # A tuple: Keras would make of a list one of its own, into which `tf.train.Checkpoint` does not look.
         self._vectors = tuple(self._add_vector(kernel) for kernel in self._kernels)
-        for i, vector in enumerate(self._vectors):
-            setattr(self, f"_{self._vector_name}_{i}", vector)  # `tf.train.Checkpoint` looks into no list or tuple
 
     def call(self, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
         self._refuse_what_replaces_the_kernel()
