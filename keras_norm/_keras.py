@@ -1,10 +1,16 @@
 """The private names of Keras that this package needs, each with its reason. Checked on Keras 3.13 and 3.15."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import keras
 from keras.layers import Layer
 from keras.src.backend.common import global_state
+
+# The mask that Keras passes on with a tensor: layers take it from there.
+from keras.src.backend.common.masking import get_keras_mask as get_keras_mask
+from keras.src.backend.common.masking import set_keras_mask as set_keras_mask
 
 # While Keras infers shapes, made-up sizes stand for unknown ones and no other replica takes part: nothing may be summed
 # over replicas. `keras.SymbolicScope` is public, but not the question whether it is open.
@@ -12,6 +18,9 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope as in_symb
 
 # Whether a class is called with inputs and outputs, as `keras.Model` is: nothing public tells.
 from keras.src.models.functional import functional_like_constructor as functional_like_constructor
+
+# A call of an operation with symbols, as Functional models record it.
+from keras.src.ops.node import Node as Node
 
 # A model in memory is trusted: its Lambda layers may be copied. The public switch is for the whole process.
 from keras.src.saving.serialization_lib import SafeModeScope as SafeModeScope
@@ -46,6 +55,39 @@ def become(old: Layer, new: Layer) -> None:
     object.__setattr__(old, "__dict__", vars(new))
     object.__setattr__(old, "__class__", type(new))
     vars(old).update(calls)
+
+
+def node_of(tensor: keras.KerasTensor) -> Node | None:
+    """The call that gave a symbol, or None for an input."""
+    history = getattr(tensor, "_keras_history", None)
+    return history.operation._inbound_nodes[history.node_index] if history and history.operation else None
+
+
+@contextmanager
+def nodes_put_back(model: Layer) -> Iterator[None]:
+    """Has the layers of a model, and the operations of its graphs, be as they were when the block ends.
+
+    A call with symbols adds to the calls that they know of, and may set attributes.
+    """
+    operations = {id(layer): layer for layer in all_layers(model)}
+    for layer in list(operations.values()):
+        if isinstance(layer, keras.Function):
+            operations |= {id(operation): operation for operation in layer.operations}
+    before = [(vars(operation), dict(vars(operation))) for operation in operations.values()]
+    calls = [
+        (nodes, len(nodes))
+        for operation in operations.values()
+        for nodes in (operation._inbound_nodes, operation._outbound_nodes)
+    ]
+    try:
+        yield
+    finally:
+        for nodes, count in calls:
+            del nodes[count:]
+        for now, then in before:
+            now.update(then)
+            for name in now.keys() - then.keys():
+                del now[name]
 
 
 def forget_compilation(model: keras.Model) -> None:

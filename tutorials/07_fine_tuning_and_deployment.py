@@ -280,13 +280,13 @@ def median_times(functions, repeats):
 sizes, functions = zip(*(exported(model) for model in deployed.values()), strict=True)
 times = median_times([run for each in functions for run in each], repeats=50 if FAST else 500).reshape(-1, 2)
 rows = "\n".join(
-    f"| {name} | {len(model.layers)} | {keras_kb:.0f} | {lite_kb:.0f} | {graph_ms:.2f} | {lite_ms:.3f} |"
+    f"| {name} | {model.count_params():,} | {keras_kb:.0f} | {lite_kb:.0f} | {graph_ms:.2f} | {lite_ms:.3f} |"
     for (name, model), (keras_kb, lite_kb), (graph_ms, lite_ms) in zip(deployed.items(), sizes, times, strict=True)
 )
 (graph, lite), lite_file = times[1] / times[0], sizes[1][1] / sizes[0][1]
 display(
     Markdown(
-        "| model | layers | .keras, kB | LiteRT, kB | graph, ms | LiteRT, ms |\n| --- | --- | --- | --- | --- | --- |\n"
+        "| model | weights | .keras, kB | LiteRT, kB | graph, ms | LiteRT, ms |\n| --- | --- | --- | --- | --- | --- |\n"
         f"{rows}\n\nMedians on this machine's CPU, for one image of {image_shape}. They change from machine to machine "
         "and from run to run, and serve to compare the rows. Folded over frozen: "
         f"{graph:.2f} of the time in the graph, {lite:.2f} of the time in LiteRT, {lite_file:.2f} of the LiteRT file. "

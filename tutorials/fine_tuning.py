@@ -217,7 +217,7 @@ def deployment(model: keras.Model, images: ImageData) -> str:
     x, _ = next(images.test(1).as_numpy_iterator())
     rows = [measured(name, each, x) for name, each in (("frozen", model), ("folded", folded))]
     difference = np.abs(folded(x) - model(x)).max()
-    head = "| model | layers | .keras kB | graph ms | LiteRT kB | LiteRT ms |\n" + "| --- " * 6 + "|\n"
+    head = "| model | weights | .keras kB | graph ms | LiteRT kB | LiteRT ms |\n" + "| --- " * 6 + "|\n"
     return head + "\n".join(rows) + f"\n\nlargest difference of a logit: {difference:.1e}"
 
 
@@ -236,8 +236,7 @@ def measured(name: str, model: keras.Model, x: np.ndarray) -> str:
         graph = tf.function(lambda x: loaded(x, training=False))
         sizes = saved.stat().st_size / 1e3, exported.stat().st_size / 1e3
         graph_time, interpreter_time = median_time(lambda: graph(x)), median_time(interpreter.invoke)
-    layers = len(model.layers)
-    return f"| {name} | {layers} | {sizes[0]:.0f} | {graph_time:.2f} | {sizes[1]:.0f} | {interpreter_time:.3f} |"
+    return f"| {name} | {model.count_params():,} | {sizes[0]:.0f} | {graph_time:.2f} | {sizes[1]:.0f} | {interpreter_time:.3f} |"
 
 
 def median_time(run: Callable[[], object], repeats: int = 200) -> float:

@@ -13,8 +13,6 @@ from keras_norm._keras import all_layers, become, forget_compilation
 from keras_norm.models.copying import Twins, build_like, copy_model, own
 from keras_norm.models.kinds import layers_inside
 
-IN_PLACE = "in_place=True converts the model itself"
-
 Change = Callable[[Layer], Layer]
 """What replaces a layer: another layer, or the layer itself where it is kept."""
 
@@ -29,7 +27,7 @@ def convert(
     check(owner, model)
     arguments.boolean(owner, "in_place", in_place)
     with _strategy(model):
-        result, twins = (model, _itself(model)) if in_place else copy(owner, model, IN_PLACE)
+        result, twins = (model, _itself(model)) if in_place else _copy(owner, model)
         changes = [(twins[id(old)], old, change(old)) for old in layers_inside(model) if chosen(old)]
         changes = [(place, old, new) for place, old, new in changes if new is not old]
         _check_changes(owner, changes)
@@ -76,15 +74,15 @@ def _check_changes(owner: str, changes: list[tuple[Layer, Layer, Layer]]) -> Non
         seen[id(new)] = old.name
 
 
-def copy(owner: str, model: keras.Model, hint: str, **options: Any) -> tuple[keras.Model, Twins]:
+def _copy(owner: str, model: keras.Model) -> tuple[keras.Model, Twins]:
     """`copy_model`, which says what cannot be copied and what then helps."""
     try:
-        return copy_model(model, **options)
+        return copy_model(model)
     except Exception as error:
         raise ValueError(
             f"{owner}: model must be one that its get_config and from_config can copy. "
             f"Received: model={model.name!r} of {type(model).__name__}: {str(error).splitlines()[0]} "
-            f"({hint})."
+            "(in_place=True converts the model itself)."
         ) from error
 
 

@@ -4,7 +4,7 @@ import inspect
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,56 +20,40 @@ Twins = dict[int, Layer]
 """The copy of each layer, by the id of the original."""
 
 
-def is_container(layer: Layer) -> bool:
-    """Whether the layer is a model whose layers and their connections Keras knows."""
-    return isinstance(layer, (keras.Sequential, keras.Function))
-
-
 def is_made_of_its_layers(layer: Layer) -> bool:
-    """Whether the layer is such a model and its class takes the layers, or inputs and outputs, and nothing else."""
+    """Whether the layer is a model whose class takes its layers, or its inputs and outputs, and nothing else."""
     if isinstance(layer, keras.Sequential):
         return type(layer).__init__ is keras.Sequential.__init__
     return isinstance(layer, keras.Function) and functional_like_constructor(type(layer))
 
 
-def copy_model(
-    model: keras.Model,
-    is_graph: Callable[[Layer], bool] = is_made_of_its_layers,
-    without: Collection[int] = (),
-) -> tuple[keras.Model, Twins]:
+def copy_model(model: keras.Model) -> tuple[keras.Model, Twins]:
     """A copy of `model`, and the copy of each of its layers.
 
     Graphs are copied layer by layer, and layers by their class and config, as in a file. Nothing is compiled.
-
-    Args:
-        model: the model.
-        is_graph: which models to copy layer by layer, instead of by their class.
-        without: ids of layers of graphs to leave out: what they are called with stands for what they give.
     """
-    copies: dict[int, tuple[Layer, Layer | None]] = {}
+    copies: dict[int, tuple[Layer, Layer]] = {}
     twins: Twins = {}
 
-    def copy(layer: Layer) -> Layer | None:
+    def copy(layer: Layer) -> Layer:
         if id(layer) not in copies:
-            copies[id(layer)] = layer, None if id(layer) in without else new(layer)
+            copies[id(layer)] = layer, _copy_graph(layer, copy) if is_made_of_its_layers(layer) else _recreate(layer)
         return copies[id(layer)][1]
-
-    def new(layer: Layer) -> Layer:
-        return _copy_graph(layer, copy) if is_graph(layer) else _recreate(layer)
 
     with SafeModeScope(safe_mode=False), keras.saving.custom_object_scope(_classes(model)):
         result = copy(model)
         with warnings.catch_warnings(action="ignore"):  # that Keras cannot build it as a whole: its layers are, below
             build_like(model, result, model)
-        for original, twin in reversed(copies.values()):  # models before their layers, for `trainable` reaches down
-            if isinstance(twin, Layer):
-                for a, b in [(original, twin)] if is_graph(original) else _pairs(original, twin):
-                    if twins.setdefault(id(a), b) is not b and (a.weights or is_normalization(a)):
-                        raise ValueError(f"{a.name!r} is held by several layers, which would not share it in a copy")
-                    _carry(a, b)
-                if not is_graph(original):
-                    for weight, copied in zip(original.weights, twin.weights, strict=True):
-                        copied.trainable = weight.trainable
+        layers = [pair for pair in copies.values() if isinstance(pair[0], Layer)]  # operations have nothing to carry
+        for original, twin in reversed(layers):  # models before their layers, for `trainable` reaches down
+            is_graph = is_made_of_its_layers(original)
+            for a, b in [(original, twin)] if is_graph else _pairs(original, twin):
+                if twins.setdefault(id(a), b) is not b and (a.weights or is_normalization(a)):
+                    raise ValueError(f"{a.name!r} is held by several layers, which would not share it in a copy")
+                _carry(a, b)
+            if not is_graph:
+                for weight, copied in zip(original.weights, twin.weights, strict=True):
+                    copied.trainable = weight.trainable
     return result, twins
 
 
@@ -89,9 +73,8 @@ def own(value: Tensor) -> np.ndarray:
     return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(value)))
 
 
-def _copy_graph(model: keras.Model, copy: Callable[[Layer], Layer | None]) -> keras.Model:
-    """A model whose layers are copies, of the same class if that takes layers, or inputs and outputs."""
-    same_class = is_made_of_its_layers(model)
+def _copy_graph(model: keras.Model, copy: Callable[[Layer], Layer]) -> keras.Model:
+    """A model of the same class whose layers are copies."""
     is_sequential = isinstance(model, keras.Sequential)  # its `input` is what another model calls it with
     ends = (model.inputs, model.outputs) if is_sequential else (model.input, model.output)
     # The view is not compiled: `clone_model` would rebuild the optimizer and the loss from their configs.
@@ -99,15 +82,10 @@ def _copy_graph(model: keras.Model, copy: Callable[[Layer], Layer | None]) -> ke
     entries = [layer for layer in view.layers if isinstance(layer, keras.layers.InputLayer)]
     inputs = {id(entry.output): keras.layers.InputLayer.from_config(entry.get_config()) for entry in entries}
     if is_sequential:
-        layers = [twin for twin in map(copy, model.layers) if twin is not None]
-        return (type(model) if same_class else keras.Sequential)([*inputs.values(), *layers], name=model.name)
+        return type(model)([*inputs.values(), *map(copy, model.layers)], name=model.name)
     tensors = keras.tree.map_structure(lambda x: inputs[id(x)].output, view.input)
-    twin = keras.models.clone_model(view, input_tensors=tensors, clone_function=copy, call_function=_call)
-    return type(model)(twin.input, twin.output, name=model.name) if same_class else twin
-
-
-def _call(layer: Layer | None, *args: Any, **kwargs: Any) -> Tensor:
-    return args[0] if layer is None else layer(*args, **kwargs)
+    twin = keras.models.clone_model(view, input_tensors=tensors, clone_function=copy)
+    return type(model)(twin.input, twin.output, name=model.name)
 
 
 def _recreate(layer: Layer) -> Layer:

@@ -7,11 +7,12 @@ from keras import layers as kl
 
 import keras_norm as kn
 from keras_norm import models
+from keras_norm._keras import all_layers
 from keras_norm.models.kinds import is_batch_normalization, layers_inside
 from support import own_classes
 from support.backends import BACKEND, array
 from support.networks import inputs, mixed, predict, randomized, sequential
-from support.own_classes import Detector, Plain, built
+from support.own_classes import Detector, Everywhere, built
 
 KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization]
 LINEAR = {
@@ -55,7 +56,7 @@ def test_a_normalization_behind_a_linear_layer_is_folded(name, use_bias):
     shape, linear = (LINEAR | TRANSPOSED)[name]
     model = sequential(linear(use_bias=use_bias), kl.BatchNormalization(), kl.ReLU(), shape=shape)
     new = folded(model)
-    assert [type(layer) for layer in new.layers] == [type(model.layers[0]), kl.ReLU]
+    assert [type(layer) for layer in new.layers] == [type(model.layers[0]), kl.Identity, kl.ReLU]
     assert_predicts_as(new, model)
 
 
@@ -65,7 +66,7 @@ def test_a_normalization_before_a_linear_layer_is_folded(name, use_bias):
     shape, linear = LINEAR[name]
     model = sequential(kl.ReLU(), kl.BatchNormalization(), linear(use_bias=use_bias, activation="tanh"), shape=shape)
     new = folded(model)
-    assert [type(layer) for layer in new.layers] == [kl.ReLU, type(model.layers[2])]
+    assert [type(layer) for layer in new.layers] == [kl.ReLU, kl.Identity, type(model.layers[2])]
     assert_predicts_as(new, model)
 
 
@@ -75,7 +76,7 @@ def test_one_before_and_one_behind_go_into_the_same_layer(name):
     shape, linear = LINEAR[name]
     model = sequential(kl.BatchNormalization(), linear(), kl.BatchNormalization(), shape=shape)
     new = folded(model)
-    assert len(new.layers) == 1
+    assert [type(layer) for layer in new.layers] == [kl.Identity, type(model.layers[1]), kl.Identity]
     assert_predicts_as(new, model)
 
 
@@ -92,7 +93,7 @@ def test_every_kind_is_folded_with_and_without_gamma_and_beta(kind, scale, cente
 @pytest.mark.quick
 def test_frozen_ones_are_folded():
     model = models.freeze_batch_normalization(sequential(kl.Conv2D(4, 3), kl.BatchNormalization()))
-    assert len(folded(model).layers) == 1
+    assert type(folded(model).layers[1]) is kl.Identity
     assert_predicts_as(folded(model), model)
 
 
@@ -224,24 +225,23 @@ def test_low_rank_weights_are_left_alone():
     assert_predicts_as(folded(model), model)
 
 
-def test_a_normalization_at_the_end_gives_the_name_of_the_output_to_the_layer_before():
-    new = folded(sequential(kl.Dense(4, name="logits"), kl.BatchNormalization(), shape=(6,)))
-    assert [layer.name for layer in new.layers] == ["logits"]
+def test_names_stay():
+    new = folded(sequential(kl.Dense(4, name="logits"), kl.BatchNormalization(name="norm"), shape=(6,)))
+    assert [layer.name for layer in new.layers] == ["logits", "norm"]
 
 
 @pytest.mark.quick
 def test_it_says_how_many_were_folded_and_between_what_the_others_stand(capsys):
     models.fold_batch_normalization(mixed())
     assert capsys.readouterr().out == (
-        "3 of 4 batch normalizations folded.\n"
-        "  shared_norm stays: it is called more than once, or by a layer that is no model.\n"
+        "3 of 4 batch normalizations folded.\n  shared_norm stays: it is called 2 times.\n"
     )
 
 
 def test_regularizers_and_names_of_the_layers_stay():
     model = sequential(kl.Dense(4, kernel_regularizer="l2", use_bias=False, name="dense"), kl.BatchNormalization(),
                        shape=(6,))  # fmt: skip
-    (dense,) = folded(model).layers
+    dense = folded(model).layers[0]
     assert (dense.name, dense.use_bias, type(dense.kernel_regularizer)) == ("dense", True, keras.regularizers.L2)
 
 
@@ -251,20 +251,6 @@ def test_under_mixed_precision_predictions_stay_up_to_its_rounding(policy):
     want = predict(model)
     rounding = 2.0**-8 if policy == "mixed_bfloat16" else 2.0**-11
     assert np.abs(predict(folded(model), inputs(model)) - want).max() < 4 * rounding * np.abs(want).max()
-
-
-@pytest.mark.filterwarnings(r"ignore:`build\(\)` was called on layer:UserWarning")
-def test_a_subclassed_model_is_refused():
-    words = r"model must be Functional or Sequential, .* Received: model of Plain \(fold the Functional and Sequential"
-    with pytest.raises(TypeError, match=words):
-        folded(built(Plain))
-
-
-def test_a_functional_class_with_a_constructor_is_folded_to_a_functional_model():
-    new = folded(built(Detector))
-    assert type(new) is type(keras.Model(new.inputs, new.outputs))
-    assert "first" not in [layer.name for layer in new.layers]
-    assert len(remaining(new)) == 1  # inside its block
 
 
 def test_a_layer_that_its_config_does_not_make_again_is_refused():
@@ -279,3 +265,272 @@ def test_a_layer_that_its_config_does_not_make_again_is_refused():
     )
     with pytest.raises(ValueError, match=words):
         folded(model)
+
+
+# Inside classes of other people
+
+
+OWN_FILES = pytest.mark.filterwarnings("ignore:fold_batch_normalization. a .keras file of the result will not load")
+
+
+class Held(kl.Layer):
+    """A convolution and a normalization, which a subclass calls as it likes."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.convolution, self.norm = kl.Conv2D(3, 3, padding="same"), norm()
+
+    def build(self, input_shape):
+        self.convolution.build(input_shape)
+        self.norm.build((*input_shape[:-1], 3))
+
+
+class Called(Held):
+    def call(self, x, training=None):
+        return keras.ops.relu(self.norm(self.convolution(x), training=training))
+
+
+class CalledWithAMask(Held):
+    def call(self, x, training=None):
+        return self.norm(inputs=self.convolution(x), mask=None, training=training)
+
+
+class Residual(Called):
+    def call(self, x, training=None):
+        return x + super().call(x, training)
+
+
+class BranchesBefore(Held):
+    def call(self, x):
+        return self.norm(self.convolution(x)) + x
+
+
+class BranchesBetween(Held):
+    def call(self, x):
+        h = self.convolution(x)
+        return self.norm(h) + h
+
+
+class GivesBoth(Held):
+    def call(self, x):
+        h = self.convolution(x)
+        return {"h": h, "normalized": self.norm(h)}
+
+
+class WorksBetween(Held):
+    def call(self, x):
+        return self.norm(keras.ops.relu(self.convolution(x)))
+
+
+class Repeats(Held):
+    def call(self, x):
+        return self.norm(self.convolution(self.convolution(x)))
+
+
+class RepeatsInAFunction(Held):
+    def call(self, x):
+        x = keras.ops.fori_loop(0, 2, lambda _, x: self.convolution(x), x)
+        return self.norm(self.convolution(x))
+
+
+class ReadsTheKernel(Held):
+    def call(self, x):
+        h = self.norm(self.convolution(x))
+        return keras.ops.conv(h, self.convolution.kernel, padding="same")
+
+
+class ReadsTheKernelBefore(Held):
+    def call(self, x):
+        size = keras.ops.mean(keras.ops.abs(self.convolution.kernel))
+        return self.norm(self.convolution(x)) * size
+
+
+class ReadsGamma(Held):
+    def call(self, x):
+        return self.norm(self.convolution(x)) * keras.ops.convert_to_tensor(self.norm.gamma)
+
+
+class LooksAtNumbers(Held):
+    def call(self, x):
+        h = self.convolution(x)
+        return self.norm(h) if keras.ops.any(x > 1000) else h
+
+
+class KeepsWhatItGave(Held):
+    last = None
+
+    def call(self, x):
+        self.last = self.convolution(x)
+        return self.norm(self.last)
+
+
+class TrainsAlways(Held):
+    def call(self, x):
+        return self.norm(self.convolution(x), training=True)
+
+
+class NormalizesOnDemand(Held):
+    def call(self, x, normalized=True):
+        h = self.convolution(x)
+        return self.norm(h) if normalized else h
+
+
+class Block(kl.Layer):
+    """Layers in layers: a model, a layer with a convolution before it, and that layer's."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.sequence = keras.Sequential([kl.Conv2D(3, 1), kl.BatchNormalization(), kl.ReLU()])
+        self.block, self.convolution = Called(), kl.Conv2D(3, 2)
+
+    def build(self, input_shape):
+        for layer in (self.sequence, self.block, self.convolution):
+            layer.build(input_shape)
+
+    def call(self, x, training=None):
+        return self.convolution(self.block(self.sequence(x, training=training), training=training))
+
+
+def around(layer):
+    x = keras.Input((6, 6, 3))
+    return keras.Model(x, layer(x))
+
+
+def called_again_outside():
+    held = Called()
+    x = keras.Input((6, 6, 3))
+    return keras.Model(x, held.convolution(held(x)))
+
+
+class Network(keras.Model):
+    """A subclassed model of two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.norm = kl.Dense(4), kl.Dense(4), kl.BatchNormalization()
+
+    def build(self, a_shape, b_shape):
+        self.first.build(a_shape)
+        self.second.build(b_shape)
+        self.norm.build((None, 4))
+
+    def call(self, a, b, training=False):
+        return self.norm(self.first(a), training=training) * self.second(b)
+
+
+@pytest.mark.quick
+@OWN_FILES
+@pytest.mark.parametrize("in_place", [False, True], ids=["", "in place"])
+@pytest.mark.parametrize(("layer", "count"), [(Called, 1), (Residual, 1), (BranchesBefore, 1), (Block, 2)])
+def test_what_a_layer_calls_is_folded_inside_it(layer, count, in_place, capsys):
+    model = randomized(around(layer()))
+    want = predict(model)
+    new = models.fold_batch_normalization(model, in_place=in_place)
+    assert capsys.readouterr().out == f"{count} of {count} batch normalizations folded.\n"
+    assert (new is model) == in_place
+    assert remaining(new) == []
+    np.testing.assert_allclose(predict(new), want, rtol=1e-4, atol=1e-5)
+
+
+OTHER = "a branch, an operation or an end"
+REASONS = {
+    BranchesBetween: f"it stands between {OTHER} and {OTHER}",
+    GivesBoth: f"it stands between {OTHER} and {OTHER}",
+    WorksBetween: f"it stands between {OTHER} and {OTHER}",
+    Repeats: f"it stands between {OTHER} and {OTHER}",
+    RepeatsInAFunction: "it is called by held, which cannot be traced (fori_loop is given a function",
+    ReadsTheKernel: f"it stands between {OTHER} and {OTHER}",
+    ReadsTheKernelBefore: f"it stands between {OTHER} and {OTHER}",
+    ReadsGamma: "it is used by held otherwise than by a call",
+    TrainsAlways: "it is called with training=True",
+}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("layer", REASONS, ids=lambda layer: layer.__name__)
+def test_what_a_layer_does_otherwise_stays_and_it_says_why(layer, capsys):
+    x = keras.Input((6, 6, 3))
+    model = randomized(keras.Model(x, layer(name="held")(x)))
+    new = models.fold_batch_normalization(model)
+    said = capsys.readouterr().out
+    assert said.startswith(f"0 of 1 batch normalizations folded.\n  norm stays: {REASONS[layer]}")
+    for got, want in zip(*(keras.tree.flatten(m(inputs(model)[0], training=False)) for m in (new, model)), strict=True):
+        np.testing.assert_allclose(array(got), array(want), rtol=1e-5, atol=1e-5)
+
+
+def called_twice(layer, **kwargs):
+    x = keras.Input((6, 6, 3))
+    return keras.Model(x, layer(layer(x), **kwargs))
+
+
+@OWN_FILES
+def test_a_layer_that_is_called_twice_is_folded_inside_if_it_calls_the_same_both_times(capsys):
+    for model, count in ((called_twice(Called()), 1), (called_twice(NormalizesOnDemand(), normalized=False), 0)):
+        new = models.fold_batch_normalization(randomized(model))
+        assert capsys.readouterr().out.startswith(f"{count} of 1 ")
+        np.testing.assert_allclose(predict(new), predict(model), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_that_needs_numbers_stays(capsys):
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.held = LooksAtNumbers(name="held")
+
+        def call(self, x):
+            return self.held(x)
+
+    model = Model()
+    model(np.ones((2, 6, 6, 3), "float32"))
+    models.fold_batch_normalization(model)
+    assert "norm stays: it is called by " in capsys.readouterr().out
+
+
+def test_a_layer_that_is_called_inside_and_outside_stays(capsys):
+    model = randomized(called_again_outside())
+    with pytest.raises(ValueError, match="is held by several layers"):
+        models.fold_batch_normalization(model)
+    models.fold_batch_normalization(model, in_place=True)
+    assert capsys.readouterr().out.startswith("0 of 1")
+
+
+@OWN_FILES
+def test_a_subclassed_model_of_two_inputs_is_folded():
+    model = Network()
+    a, b = (np.random.default_rng(0).normal(size=(3, n)).astype("float32") for n in (5, 6))
+    model(a, b)
+    randomized(model)
+    new = folded(model)
+    assert (type(new), remaining(new)) == (Network, [])
+    np.testing.assert_allclose(array(new(a, b)), array(model(a, b)), rtol=1e-4, atol=1e-5)
+
+
+@OWN_FILES
+def test_a_functional_class_keeps_its_class():
+    model = built(Detector)
+    new = folded(model)
+    assert (type(new), remaining(new)) == (Detector, [])
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    for name, y in new(x).items():
+        np.testing.assert_allclose(array(y), array(model(x)[name]), rtol=1e-4, atol=1e-5)
+
+
+@OWN_FILES
+def test_the_model_is_left_as_it_was():
+    layer = KeepsWhatItGave()
+    model = randomized(around(layer))
+    predict(model)
+    last, nodes = layer.last, [len(part._inbound_nodes) for part in all_layers(model)]
+    folded(model)
+    assert layer.last is last
+    assert [len(part._inbound_nodes) for part in all_layers(model)] == nodes
+
+
+@OWN_FILES
+@pytest.mark.filterwarnings(r"ignore:`build\(\)` was called on layer:UserWarning")
+def test_every_holder_of_a_layer_sees_it_folded(capsys):
+    model = built(Everywhere)
+    new = models.fold_batch_normalization(model)
+    assert capsys.readouterr().out.startswith("4 of 8 batch normalizations folded.\n")
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    np.testing.assert_allclose(array(new(x)), array(model(x)), rtol=1e-4, atol=1e-5)
