@@ -54,7 +54,18 @@ def test_a_loop_of_your_own_on_two_workers_equals_one_device(found, one_device, 
 
 @tensorflow_only
 @two_workers
-@pytest.mark.parametrize("synchronized", [True, False])
+@pytest.mark.parametrize("worker", WORKERS)
+def test_groups_of_one_worker_each_train_like_workers_that_are_not_synchronized(found, worker):
+    names = [name.removeprefix("fit 1 ") for name in found[worker] if name.startswith("fit 1 ")]
+    assert "predict" in names
+    for name in names:
+        got, want = (found[worker][f"fit {synchronized} {name}"] for synchronized in (1, False))
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@tensorflow_only
+@two_workers
+@pytest.mark.parametrize("synchronized", [True, False, 1])
 def test_both_workers_hold_the_same_weights(found, synchronized):
     names = [name for name in found[0] if name.startswith(f"fit {synchronized} weight")]
     assert len(names) == 8

@@ -286,7 +286,8 @@ rows = "\n".join(
 (graph, lite), lite_file = times[1] / times[0], sizes[1][1] / sizes[0][1]
 display(
     Markdown(
-        "| model | weights | .keras, kB | LiteRT, kB | graph, ms | LiteRT, ms |\n| --- | --- | --- | --- | --- | --- |\n"
+        "| model | weights | .keras, kB | LiteRT, kB | graph, ms | LiteRT, ms |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
         f"{rows}\n\nMedians on this machine's CPU, for one image of {image_shape}. They change from machine to machine "
         "and from run to run, and serve to compare the rows. Folded over frozen: "
         f"{graph:.2f} of the time in the graph, {lite:.2f} of the time in LiteRT, {lite_file:.2f} of the LiteRT file. "

@@ -236,7 +236,8 @@ def measured(name: str, model: keras.Model, x: np.ndarray) -> str:
         graph = tf.function(lambda x: loaded(x, training=False))
         sizes = saved.stat().st_size / 1e3, exported.stat().st_size / 1e3
         graph_time, interpreter_time = median_time(lambda: graph(x)), median_time(interpreter.invoke)
-    return f"| {name} | {model.count_params():,} | {sizes[0]:.0f} | {graph_time:.2f} | {sizes[1]:.0f} | {interpreter_time:.3f} |"
+    weights = model.count_params()
+    return f"| {name} | {weights:,} | {sizes[0]:.0f} | {graph_time:.2f} | {sizes[1]:.0f} | {interpreter_time:.3f} |"
 
 
 def median_time(run: Callable[[], object], repeats: int = 200) -> float:

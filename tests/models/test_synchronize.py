@@ -32,6 +32,18 @@ def test_ours_are_synchronized_in_their_own_class(layer):
     assert (type(new), new.synchronized, new.momentum) == (layer, True, 0.75)
 
 
+@pytest.mark.parametrize("synchronized", [4, False])
+def test_the_number_of_replicas_in_a_group_is_passed_on(synchronized):
+    new = models.synchronize_batch_normalization(mixed(), synchronized)
+    assert all(part(new, name).synchronized is synchronized for name in ("shared_norm", "inner_norm", "head_norm"))
+
+
+def test_another_number_of_replicas_is_refused():
+    words = "synchronize_batch_normalization: synchronized must be .* Received: synchronized=0"
+    with pytest.raises(ValueError, match=words):
+        models.synchronize_batch_normalization(mixed(), 0)
+
+
 def test_models_inside_are_synchronized():
     new = models.synchronize_batch_normalization(mixed())
     for name in ("shared_norm", "inner_norm", "head_norm", "outer_norm"):

@@ -75,7 +75,7 @@ def loop(model):
 
 if TASK == "all":
     found = {f"loop {name}": value for name, value in loop(make(keras.Model)).items()}
-    for synchronized in (True, False):
+    for synchronized in (True, False, 1):
         got = trainings.trained(make(DistributedModel, synchronized))
         found |= {f"fit {synchronized} {name}": value for name, value in got.items()}
     for model_class in (keras.Model, KerasBuild, KerasLogs):
