@@ -283,7 +283,8 @@ display(
         f"The test error is {errors['BN'][-1, -1]:.1f} % with the Batch Normalization of the training, "
         f"{at_once:.1f} % with Group Normalization in its place, and {fine_tuned:.1f} % after one epoch of "
         f"fine-tuning.\n\nFolded, the network has {folded.count_params():,} weights instead of "
-        f"{trained.count_params():,}, and its logits differ by at most {abs(logits - logits_folded).max():.0e} (they spread by {logits.std():.1f})."
+        f"{trained.count_params():,}, and its logits differ by at most {abs(logits - logits_folded).max():.0e} (they "
+        f"spread by {logits.std():.1f})."
     )
 )
 

@@ -46,8 +46,9 @@ def recalibrate_batch_normalization(
 
     A layer whose `trainable` is False is recalibrated too, a frozen one is not. Under a `tf.distribute` strategy each
     replica's part of a batch counts as a batch, and synchronized layers standardize with that of all replicas, or of
-    their group. A rank of `torch.distributed` works alone: give all of them the same data. All moving statistics change
-    or none: an error or an interruption leaves them as they were. Other threads may call the model meanwhile.
+    their group; on JAX a batch is the global one, whatever its groups. A rank of `torch.distributed` works alone: give
+    all of them the same data. All moving statistics change or none: an error or an interruption leaves them as they
+    were. Other threads may call the model meanwhile.
 
     Args:
         model: any built model, subclassed ones too.

@@ -81,6 +81,13 @@ def test_every_tool_converts_all_of_it_and_leaves_the_original_as_it_was(name):
     assert (type(synchronized), count(synchronized, kn.BatchNormalization)) == (type(model), batch)
     assert_close(synchronized, x, want)
 
+    norms = [layer for layer in layers_inside(synchronized) if is_batch_normalization(layer)]
+    means = [array(norm.moving_mean) for norm in norms]
+    models.recalibrate_batch_normalization(synchronized, x, verbose=0)
+    moved = [not np.array_equal(array(norm.moving_mean), mean) for norm, mean in zip(norms, means, strict=True)]
+    assert np.mean(moved or [1]) > 0.7  # some are called by no output
+    assert all(np.isfinite(y).all() for y in predict(synchronized, x))
+
     frozen = models.freeze_batch_normalization(model)
     assert (type(frozen), count(frozen, FrozenBatchNormalization)) == (type(model), batch)
     assert_close(frozen, x, want)

