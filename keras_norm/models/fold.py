@@ -89,7 +89,7 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True, *, in_pla
     def change(layer: Layer) -> Layer:
         if id(layer) in folded:
             kind = keras.layers.Identity if id(layer) in of_graphs else Folded
-            return kind(name=layer.name, dtype=layer.dtype_policy)
+            return kind(name=layer.name, dtype=layer.dtype_policy.name)
         host = type(layer).from_config(layer.get_config() | {"use_bias": True})
         taken.append((host, hosts[id(layer)]))
         return host
