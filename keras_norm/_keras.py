@@ -1,6 +1,7 @@
 """The private names of Keras that this package needs, each with its reason. Checked on Keras 3.13 and 3.15."""
 
 import inspect
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,6 +35,22 @@ def parts(layer: Layer) -> list[Layer]:
 def all_layers(layer: Layer) -> list[Layer]:
     """The layer and all layers inside it."""
     return layer._flatten_layers()
+
+
+def takes_training(layer: Layer) -> bool:
+    """Whether `call` has an argument `training`. `_call_has_training_arg`: Keras looks behind decorators, too."""
+    return bool(layer._call_has_training_arg)
+
+
+def in_export() -> bool:
+    """Whether a graph is traced to leave this process. Neither Keras nor TensorFlow tells a layer, but they call it."""
+    callers = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_stack(None))
+    return any(name.startswith(("keras.src.export", "tensorflow.python.saved_model")) for name in callers)
+
+
+def config_is_a_guess(model: keras.Model) -> bool:
+    """Whether the class leaves its config to Keras, which does not know the arguments of a model's class."""
+    return bool(type(model).get_config.__module__.startswith("keras.src."))
 
 
 def become(old: Layer, new: Layer) -> None:

@@ -3,8 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial, wraps
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from keras import backend, ops, tree
 from keras.layers import Layer
 
 from keras_norm import arguments
+from keras_norm._keras import takes_training
 from keras_norm.arguments import Tensor
+from keras_norm.intercept import intercept
 from keras_norm.models.kinds import is_normalization, parts_of
 
 if backend.backend() == "tensorflow":
@@ -225,10 +226,19 @@ def _responses(
     Without `every_one` those of the layers that are called.
     """
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
+    of_layer = {id(layer): outputs[name] for name, layer in layers.items()}
+    this_thread = threading.get_ident()
+
+    def collect(layer: Layer, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = call(*args, **kwargs)
+        if threading.get_ident() == this_thread:  # another may use the model meanwhile
+            of_layer[id(layer)].extend(filter(_is_value, tree.flatten(given)))
+        return given
+
     inputs = tree.map_structure(ops.convert_to_tensor, data)
-    kwargs = {"training": training} if model._call_has_training_arg else {}
+    kwargs = {"training": training} if takes_training(model) else {}
     # What the call assigns to variables, and what it adds to losses, ends with the scope.
-    with _watched(layers, outputs), keras.StatelessScope(), _own_randomness():
+    with intercept(layers.values(), collect), keras.StatelessScope(), _own_randomness():
         model(inputs, **kwargs)
     called = {name: calls for name, calls in outputs.items() if calls}
     for name in outputs:
@@ -238,27 +248,6 @@ def _responses(
                 "call (a layer inside another may be passed by: take the outer one)."
             )
     return {name: np.concatenate([_values(output) for output in calls]) for name, calls in called.items()}
-
-
-@contextmanager
-def _watched(layers: dict[str, Layer], outputs: dict[str, list[Tensor]]) -> Iterator[None]:
-    """Collects what the layers give to this thread; another may use the model meanwhile."""
-    this_thread = threading.get_ident()
-
-    def call(original: Callable[..., Any], collected: list[Tensor], *args: Any, **kwargs: Any) -> Any:
-        given = original(*args, **kwargs)
-        if threading.get_ident() == this_thread:
-            collected += filter(_is_value, tree.flatten(given))
-        return given
-
-    for name, layer in layers.items():
-        # Past Keras' own bookkeeping of attributes: a layer that is built takes no new ones.
-        object.__setattr__(layer, "call", wraps(layer.call)(partial(call, layer.call, outputs[name])))
-    try:
-        yield
-    finally:
-        for layer in layers.values():
-            object.__delattr__(layer, "call")
 
 
 def _is_value(output: Tensor) -> bool:

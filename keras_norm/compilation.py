@@ -5,12 +5,12 @@ model or nothing, and nothing under `tf.distribute`; so the functions beneath th
 """
 
 import functools
-import traceback
 from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
 
+from keras_norm._keras import in_export
 from keras_norm.arguments import Tensor
 
 if keras.backend.backend() == "tensorflow":
@@ -117,13 +117,7 @@ def is_wanted() -> bool:
     if keras.backend.backend() != "tensorflow" or _mode == "never" or in_xla():
         return False
     asked = _mode == "always" or has_accelerator()
-    return asked and (tf.executing_eagerly() or not _is_export())
-
-
-def _is_export() -> bool:
-    """Whether a graph is traced to leave this process. Neither Keras nor TensorFlow tells a layer, but they call it."""
-    callers = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_stack(None))
-    return any(name.startswith(("keras.src.export", "tensorflow.python.saved_model")) for name in callers)
+    return asked and (tf.executing_eagerly() or not in_export())
 
 
 def _chosen(shape: Any, batch: Tensor, compiled: Callable[[], Any], plain: Callable[[], Any]) -> Any:

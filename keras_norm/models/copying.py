@@ -12,7 +12,14 @@ import keras
 import numpy as np
 from keras.layers import Layer
 
-from keras_norm._keras import SafeModeScope, all_layers, become, functional_like_constructor, parts
+from keras_norm._keras import (
+    SafeModeScope,
+    all_layers,
+    become,
+    config_is_a_guess,
+    functional_like_constructor,
+    parts,
+)
 from keras_norm.arguments import Tensor
 from keras_norm.models.kinds import is_normalization
 
@@ -91,7 +98,7 @@ def _copy_graph(model: keras.Model, copy: Callable[[Layer], Layer]) -> keras.Mod
 def _recreate(layer: Layer) -> Layer:
     """A new layer of the same class and config."""
     config = layer.get_config()
-    if isinstance(layer, keras.Model) and _config_is_a_guess(layer):
+    if isinstance(layer, keras.Model) and config_is_a_guess(layer):
         # Keras guesses the arguments of a model from the defaults of its constructor, not from what it was given.
         known = inspect.signature(type(layer)).parameters.keys()
         unknown = sorted(known - {"name", "trainable", "dtype"})
@@ -99,11 +106,6 @@ def _recreate(layer: Layer) -> Layer:
             raise TypeError(f"{type(layer).__name__} has no get_config that gives {', '.join(unknown)}")
         return type(layer)(**{name: config[name] for name in known})
     return type(layer).from_config(config)
-
-
-def _config_is_a_guess(model: keras.Model) -> bool:
-    """Whether the class leaves its config to Keras, which does not know the arguments of a model's class."""
-    return type(model).get_config.__module__.startswith("keras.src.")
 
 
 def _pairs(original: Layer, twin: Layer) -> Iterator[tuple[Layer, Layer]]:

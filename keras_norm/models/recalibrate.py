@@ -1,8 +1,8 @@
 """Population statistics in place of moving averages, all over a model."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from keras.layers import Layer
 
 from keras_norm import arguments
 from keras_norm.arguments import Tensor
+from keras_norm.intercept import intercept
 from keras_norm.models.conversion import check
 from keras_norm.models.kinds import is_batch_normalization, layers_inside
 from keras_norm.moments import Moments, moments, sets_of_batch
@@ -112,7 +113,7 @@ def _measured(
 
     with _strategy(model):
         probe = Probe(moments_inside)
-    with _watched(layers, calls, standardize):
+    with intercept(layers, partial(_call, calls, standardize)):
         batches = probe.predict(data, callbacks=[_AtMost(steps)] if steps else None, **predict)
     found: dict[int, tuple[Layer, list[Any]]] = {}
     for layer, batch in zip(called, batches, strict=True):
@@ -157,28 +158,16 @@ class _AtMost(keras.callbacks.Callback):
         self.model.stop_predicting = batch + 1 >= self.steps
 
 
-@contextmanager
-def _watched(layers: list[Layer], calls: _Calls, standardize: bool) -> Iterator[None]:
-    """Records the moments of what the layers are called with, and lets them standardize with these, or as they are."""
-    for layer in layers:
-        # Past Keras' own bookkeeping of attributes: a layer that is built takes no new ones.
-        object.__setattr__(layer, "call", partial(_call, layer, layer.call, calls, standardize))
-    try:
-        yield
-    finally:
-        for layer in layers:
-            object.__delattr__(layer, "call")
-
-
 def _call(
-    layer: Layer,
-    original: Callable[..., Tensor],
     calls: _Calls,
     standardize: bool,
+    layer: Layer,
+    original: Callable[..., Tensor],
     inputs: Tensor,
     training: bool | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
+    """Records the moments of what the layer is called with, and has it standardize with these, or as it is."""
     if calls.seen is None:
         return original(inputs, training=training, mask=mask)
     x = ops.convert_to_tensor(inputs)

@@ -1,10 +1,12 @@
 """Data-dependent initialization of weight-normalized layers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from keras_norm._keras import all_layers
+from keras_norm.intercept import intercept
 from keras_norm.reparametrization.weight import WeightNormalization
 
 
@@ -52,11 +54,13 @@ def initialize_from_data(model: keras.layers.Layer, batch: Any, training: bool =
             f"Received: model={model.name!r} with layers {held}."
         )
     were_set: list[WeightNormalization] = []
-    for wrapper in waiting:
-        wrapper.initialize_at_next_call(were_set.append)
-    try:
+
+    def initialize_first(wrapper: Any, call: Callable[..., Any], inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if wrapper not in were_set:
+            wrapper.initialize_from(inputs)
+            were_set.append(wrapper)
+        return call(inputs, *args, **kwargs)
+
+    with intercept(waiting, initialize_first):
         model(batch, training=training)
-    finally:
-        for wrapper in waiting:
-            wrapper.initialize_at_next_call(None)
     return were_set

@@ -1,8 +1,6 @@
 """Weight Normalization: the length of a kernel apart from its direction."""
 
-from collections.abc import Callable
 from math import prod
-from typing import Any
 
 import keras
 from keras import ops
@@ -44,19 +42,11 @@ class WeightNormalization(KernelReparametrization):
 
     _vector_name = "g"
     _vector_is_trained = True
-    _when_initialized: Callable[["WeightNormalization"], None] | None = None
 
     @property
     def g(self) -> list[keras.Variable]:
         """The lengths, a vector for each re-parametrized weight."""
         return list(self._vectors)
-
-    def call(self, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
-        done, self._when_initialized = self._when_initialized, None
-        if done is not None:
-            self._initialize_from(inputs)
-            done(self)
-        return super().call(inputs, *args, training=training, **kwargs)
 
     def _initial(self, matrix: Tensor) -> Tensor:
         return _length(matrix)
@@ -73,11 +63,7 @@ class WeightNormalization(KernelReparametrization):
         whole = kernel.axes == default_unit_axes(self.layer, kernel.weight)
         return last and whole and (bias is None or prod(bias.shape) == kernel.units)
 
-    def initialize_at_next_call(self, done: Callable[["WeightNormalization"], None] | None) -> None:
-        """Lets the next call set g and bias from its inputs, and then tell `done`; None for no call at all."""
-        self._when_initialized = done
-
-    def _initialize_from(self, inputs: Tensor) -> None:
+    def initialize_from(self, inputs: Tensor) -> None:
         """Sets g and bias for pre-activations of mean 0 and variance 1."""
         h = self._pre_activations(inputs)
         unit_axes = output_axes(self.layer)
