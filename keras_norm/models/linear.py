@@ -5,14 +5,21 @@ import numpy as np
 from keras import layers as kl
 from keras.layers import Layer
 
+from keras_norm.kernel_layouts import (
+    CONVOLUTIONS,
+    DEPTHWISE,
+    SEPARABLE,
+    TRANSPOSED,
+    along_units,
+    number_of_units,
+    output_axes,
+)
+
 Array = np.ndarray
 Weights = dict[str, Array]
 """The weights of a layer by their names, in float64, with a bias."""
 
-TRANSPOSED = (kl.Conv1DTranspose, kl.Conv2DTranspose, kl.Conv3DTranspose)
-DEPTHWISE = (kl.DepthwiseConv1D, kl.DepthwiseConv2D)
-SEPARABLE = (kl.SeparableConv1D, kl.SeparableConv2D)
-LINEAR = (kl.Dense, kl.Conv1D, kl.Conv2D, kl.Conv3D, *TRANSPOSED, *DEPTHWISE, *SEPARABLE)
+LINEAR = (kl.Dense, *CONVOLUTIONS)
 
 
 def is_linear(layer: Layer | None) -> bool:
@@ -35,27 +42,28 @@ def sees_no_padding(layer: Layer) -> bool:
 
 def channel_axis(layer: Layer, rank: int) -> int:
     """The axis of the channels that the weights mix, counted from 0."""
-    return 1 if not isinstance(layer, kl.Dense) and layer.data_format == "channels_first" else rank - 1
+    axes = output_axes(layer)
+    assert axes is not None  # that of a linear layer is known
+    return axes[0] % rank
 
 
 def weights_of(layer: Layer) -> Weights:
     """The weights, and a bias of 0 where there is none."""
     weights = {weight.name: np.asarray(keras.ops.convert_to_numpy(weight), "float64") for weight in layer.weights}
-    if isinstance(layer, DEPTHWISE):
-        channels = np.prod(weights["kernel"].shape[-2:])
-    else:
-        channels = layer.units if isinstance(layer, kl.Dense) else layer.filters
-    return {"bias": np.zeros(channels), **weights}
+    name = _last_kernel(layer)
+    return {"bias": np.zeros(number_of_units(layer, name, weights[name])), **weights}
 
 
 def scale_outputs(layer: Layer, weights: Weights, a: Array, b: Array) -> Weights:
     """The weights that give a y + b where the layer gave y."""
-    name = "pointwise_kernel" if isinstance(layer, SEPARABLE) else "kernel"
-    if isinstance(layer, DEPTHWISE):
-        along = a.reshape(weights[name].shape[-2:])
-    else:
-        along = a[:, None] if isinstance(layer, TRANSPOSED) else a  # (..., out, in) or (..., in, out)
-    return weights | {name: weights[name] * along, "bias": weights["bias"] * a + b}
+    name = _last_kernel(layer)
+    kernel = weights[name]
+    return weights | {name: kernel * along_units(a, layer, name, kernel), "bias": weights["bias"] * a + b}
+
+
+def _last_kernel(layer: Layer) -> str:
+    """The name of the kernel whose units are those of the layer."""
+    return "pointwise_kernel" if isinstance(layer, SEPARABLE) else "kernel"
 
 
 def scale_inputs(layer: Layer, weights: Weights, a: Array, b: Array) -> Weights:

@@ -1,4 +1,4 @@
-"""Which weights of a layer are its kernels, and along which of their axes its output units lie."""
+"""Which weights of a layer are its kernels, as matrices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,23 +9,13 @@ from keras import ops
 
 from keras_norm._keras import all_layers
 from keras_norm.arguments import Tensor, integer, known_shape
+from keras_norm.kernel_layouts import unit_axes
 
 _DEFAULT_NAMES = (
     ("recurrent_kernel",),
     ("kernel",),
     ("embeddings",),
     ("depthwise_kernel", "pointwise_kernel"),
-)
-_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-_CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-    *_TRANSPOSED,
-    *_DEPTHWISE,
 )
 
 
@@ -97,35 +87,6 @@ def _kernel(owner: keras.layers.Layer, weight: keras.Variable, axes: tuple[int, 
     return Kernel(owner, weight, tuple(a in axes for a in range(len(weight.shape))))
 
 
-def default_unit_axes(layer: keras.layers.Layer, weight: keras.Variable) -> tuple[int, ...]:
-    """The axes of a kernel along which the output units of its layer lie, counted from 0."""
-    rank = len(weight.shape)
-    if isinstance(layer, keras.layers.EinsumDense):
-        kernel, output = _einsum_letters(layer)
-        return tuple(a for a, letter in enumerate(kernel) if letter in output)
-    if isinstance(layer, _DEPTHWISE) or weight.name == "depthwise_kernel":
-        return rank - 2, rank - 1
-    return (rank - 2,) if isinstance(layer, _TRANSPOSED) else (rank - 1,)
-
-
-def output_axes(layer: keras.layers.Layer) -> tuple[int, ...] | None:
-    """The axes of a layer's output along which its units lie, in the order of the kernel's axes; None if unknown."""
-    if isinstance(layer, keras.layers.EinsumDense):
-        kernel, output = _einsum_letters(layer)
-        # Behind a leading ellipsis letters count from the end.
-        start = -len(output) if output.startswith(".") else 0
-        return tuple(start + output.index(letter) for letter in kernel if letter in output)
-    if isinstance(layer, _CONVOLUTIONS):
-        return (1,) if layer.data_format == "channels_first" else (-1,)
-    return (-1,) if isinstance(layer, keras.layers.Dense) else None
-
-
-def _einsum_letters(layer: keras.layers.EinsumDense) -> tuple[str, str]:
-    """The letters of the kernel and those of the output in the equation `input,kernel->output`."""
-    inputs, output = layer.equation.split("->")
-    return inputs.split(",")[1], output
-
-
 def _transpose(x: Tensor, order: list[int]) -> Tensor:
     """`x` with its axes in `order`; most kernels are in order already, and a transpose that moves nothing copies."""
     return x if order == sorted(order) else ops.transpose(x, order)
@@ -142,7 +103,7 @@ def _unit_axes(
 ) -> tuple[int, ...]:
     """`axis` counted from 0 and sorted, or the default."""
     if axis is None:
-        return default_unit_axes(layer, weight)
+        return unit_axes(layer, weight.name, len(weight.shape))
     rank = len(weight.shape)
     listed = [integer(owner, "axis", a) for a in (axis if isinstance(axis, list | tuple) else [axis])]
     axes = sorted({a % rank for a in listed if -rank <= a < rank})

@@ -6,9 +6,9 @@ import keras
 from keras import ops
 
 from keras_norm.arguments import Tensor
+from keras_norm.kernel_layouts import output_axes, unit_axes
 from keras_norm.moments import axes_except, moments, sets_along
 from keras_norm.reparametrization.base import KernelReparametrization
-from keras_norm.reparametrization.kernels import default_unit_axes, output_axes
 
 # Only a column of zeros, which has no direction, is shorter than the root of this: it stays 0, not NaN.
 _SMALLEST_SQUARE = 1e-36
@@ -60,15 +60,13 @@ class WeightNormalization(KernelReparametrization):
             return False
         kernel, bias = self._kernels[-1], self.layer.bias
         last = kernel.weight.name in ("kernel", "pointwise_kernel")
-        whole = kernel.axes == default_unit_axes(self.layer, kernel.weight)
+        whole = kernel.axes == unit_axes(self.layer, kernel.weight.name, len(kernel.weight.shape))
         return last and whole and (bias is None or prod(bias.shape) == kernel.units)
 
     def initialize_from(self, inputs: Tensor) -> None:
         """Sets g and bias for pre-activations of mean 0 and variance 1."""
         h = self._pre_activations(inputs)
-        unit_axes = output_axes(self.layer)
-        assert unit_axes is not None  # see `has_units`
-        axes = [a % len(h.shape) for a in unit_axes]
+        axes = [a % len(h.shape) for a in output_axes(self.layer) or ()]  # see `has_units`
         mean, variance, *_ = moments(h, sets_along(axes_except(h, *axes)))
         # What is left of a unit that is constant is its rounding.
         scale = ops.where(variance > 1e-12 * ops.square(mean), ops.rsqrt(variance), 1.0)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_norm.reparametrization.kernels import find_kernels, output_axes
+from keras_norm.kernel_layouts import output_axes
+from keras_norm.reparametrization.kernels import find_kernels
 from support.backends import array
 from support.wrapped_layers import KINDS, as_matrix
 
