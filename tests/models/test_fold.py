@@ -534,3 +534,26 @@ def test_every_holder_of_a_layer_sees_it_folded(capsys):
     assert capsys.readouterr().out.startswith("4 of 8 batch normalizations folded.\n")
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
     np.testing.assert_allclose(array(new(x)), array(model(x)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.quick
+def test_what_a_layer_does_with_its_mask_is_seen(capsys):
+    class Masked(kl.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense, self.norm, self.supports_masking = kl.Dense(4), norm(), True
+
+        def build(self, input_shape):
+            self.dense.build(input_shape)
+            self.norm.build((*input_shape[:-1], 4))
+
+        def call(self, x, mask=None):
+            h = self.dense(x)
+            return self.norm(h if mask is None else h * keras.ops.cast(mask, h.dtype)[..., None])
+
+    tokens = keras.Input((5,), dtype="int32")
+    model = randomized(keras.Model(tokens, Masked()(kl.Embedding(7, 3, mask_zero=True)(tokens))))
+    new = models.fold_batch_normalization(model)
+    assert capsys.readouterr().out.startswith("0 of 1 ")
+    x = np.array([[1, 2, 3, 0, 0], [4, 5, 6, 1, 2]])
+    np.testing.assert_allclose(array(new(x)), array(model(x)), rtol=1e-5, atol=1e-5)
