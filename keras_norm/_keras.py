@@ -82,9 +82,9 @@ def node_of(tensor: keras.KerasTensor) -> Node | None:
 
 @contextmanager
 def nodes_put_back(model: Layer) -> Iterator[None]:
-    """Has the layers of a model, and the operations of its graphs, be as they were when the block ends.
+    """Restores the layers of a model, and the operations of its graphs, when the block ends.
 
-    A call with symbols adds to the calls that they know of, and may set attributes.
+    A symbolic call adds nodes to them, and may set attributes.
     """
     operations = {id(layer): layer for layer in all_layers(model)}
     for layer in list(operations.values()):

@@ -1,4 +1,4 @@
-"""How a tool sees what layers are called with and what they give, and may give something else."""
+"""Observes, and may replace, what layers are called with and what they return."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from keras.layers import Layer
 
 @contextmanager
 def intercept(layers: Iterable[Layer], around: Callable[..., Any]) -> Iterator[None]:
-    """Has `around(layer, call, *args, **kwargs)` run in place of each layer's `call(*args, **kwargs)`, in all threads.
+    """Runs `around(layer, call, *args, **kwargs)` in place of each layer's `call(*args, **kwargs)`, in all threads.
 
     Past Keras' own bookkeeping of attributes: a layer that is built takes no new ones.
     """

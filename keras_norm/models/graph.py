@@ -38,11 +38,12 @@ class _Trace:
     """All calls of operations in one symbolic call of a model."""
 
     def __init__(self, model: keras.Model, chosen: Callable[[Layer], bool]) -> None:
-        self.model = model
         self.chosen = chosen
+        self.leaves = [(part, {id(w) for w in part.weights}) for part in all_layers(model) if not parts_of(part)]
+        """The layers without layers inside, each with the ids of its weights."""
         self.nodes: dict[int, Node] = {}
         self.within: dict[int, tuple[int, int]] = {}
-        """The layer that made each call, by its id, and in which of its own calls."""
+        """For each call the id of the layer that made it, and the number of that layer's trace."""
         self.uses: Counter[int] = Counter()
         """How often each tensor is taken or given back, by its id; `kept` keeps the ids from being used again."""
         self.kept: list[Any] = []
@@ -64,8 +65,8 @@ class _Trace:
             self.within[id(node)] = id(layer), len(self.kept)
             self.uses.update(map(id, node.input_tensors))
             read |= {id(value) for value in _arguments(node) if isinstance(value, keras.Variable)}
-        for part in all_layers(self.model):
-            if read & {id(weight) for weight in part.weights} and not parts_of(part):
+        for part, weights in self.leaves:
+            if read & weights:
                 self.hidden[id(part)] = f"it is used by {layer.name} otherwise than by a call"
         for node in nodes:
             called = node.operation

@@ -88,7 +88,7 @@ class KernelReparametrization(keras.layers.Wrapper):
         self._refuse_a_second_formula()
         for kernel in self._kernels:
             _keep_from_quantization(kernel.owner, ref(self))
-        # A tuple: Keras would make of a list one of its own, into which `tf.train.Checkpoint` does not look.
+        # A tuple, because Keras wraps a list in a class of Keras, which `tf.train.Checkpoint` does not track.
         self._vectors = tuple(self._add_vector(kernel) for kernel in self._kernels)
 
     def call(self, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
