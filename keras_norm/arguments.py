@@ -1,6 +1,5 @@
-"""The rules that arguments follow, and what is said to who breaks one: `owner: rule. Received: ... (hint).`"""
+"""Argument validation. Error messages read `owner: rule. Received: ... (hint).`"""
 
-import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -9,8 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-Tensor = Any
-"""A tensor of the Keras backend in use, or what `keras.ops` takes for one."""
+from keras_norm.tensors import Tensor, inferred_shape, known_shape
 
 
 def integer(owner: str, name: str, value: Any) -> int:
@@ -83,9 +81,9 @@ def resolve_groups(owner: str, groups: int, channels: int, axis: int) -> int:
     return groups
 
 
-def resolve_groups_of_replicas(owner: str, synchronized: bool | int, replicas: int) -> int:
-    """The number of groups that `replicas` replicas are split into: one where all are joined, or there is but one."""
-    if synchronized is True or replicas == 1:
+def resolve_groups_of_replicas(owner: str, synchronized: int | None, replicas: int) -> int:
+    """The number of groups of `synchronized` replicas; one where all share their sets (None), or there is only one."""
+    if synchronized is None or replicas == 1:
         return 1
     if replicas % synchronized:
         divisors = ", ".join(str(d) for d in range(1, replicas + 1) if replicas % d == 0)
@@ -97,7 +95,7 @@ def resolve_groups_of_replicas(owner: str, synchronized: bool | int, replicas: i
 
 
 def check_runs_of_samples(owner: str, groups: int, axis: int, samples: int) -> None:
-    """Refuses a batch whose samples do not fall into so many runs of one length."""
+    """Refuses a batch whose samples do not split evenly into groups."""
     if axis == 0 or samples % groups:
         raise ValueError(
             f"{owner}: with an integer for synchronized the samples on axis 0 must split evenly into groups. "
@@ -168,7 +166,7 @@ def input_spec(axes: Sequence[int], input_shape: Sequence[int | None]) -> keras.
 
 
 def resolve_mask(owner: str, mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """The mask at every position of `x`: a mask of lower rank speaks for all axes that it does not have."""
+    """The mask in the shape of `x`: a mask of lower rank is broadcast over the trailing axes."""
     if mask is None:
         return None
     missing, pairs = len(x.shape) - len(mask.shape), zip(known_shape(mask), known_shape(x), strict=False)
@@ -180,31 +178,3 @@ def resolve_mask(owner: str, mask: Tensor | None, x: Tensor) -> Tensor | None:
         )
     mask = ops.reshape(ops.cast(mask, "bool"), (*inferred_shape(mask), *[1] * missing))
     return ops.broadcast_to(mask, ops.shape(x))
-
-
-def known_shape(x: Tensor) -> tuple[Any, ...]:
-    """The sizes of `x` as far as they are numbers, which decide what is computed.
-
-    While torch traces a graph, for ONNX say, each size is a tensor; that this one becomes a constant is meant.
-    """
-    if not any(ops.is_tensor(size) for size in x.shape):
-        return tuple(x.shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return tuple(int(size) for size in x.shape)
-
-
-def inferred_shape(x: Tensor) -> tuple[Any, ...]:
-    """The shape of `x` to reshape to.
-
-    A single unknown size stands as -1, so that an exported graph holds no SHAPE operation.
-    """
-    if list(x.shape).count(None) == 1 and 0 not in x.shape:
-        return tuple(-1 if size is None else size for size in x.shape)
-    return tuple(ops.shape(x))
-
-
-def at_least_float32(dtype: str) -> str:
-    """`dtype`, or float32 where it is narrower or holds integers."""
-    # Not `keras.backend.result_type`, which takes float64 for float32 on JAX and torch.
-    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"

@@ -14,9 +14,9 @@ from keras.layers import Layer
 
 from keras_norm import arguments
 from keras_norm._keras import takes_training
-from keras_norm.arguments import Tensor
 from keras_norm.intercept import intercept
 from keras_norm.models.kinds import is_normalization, parts_of
+from keras_norm.tensors import Tensor, at_least_float32
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -264,7 +264,7 @@ def _own_randomness() -> AbstractContextManager[Any]:
 
 def _values(output: Tensor) -> np.ndarray:
     """All values of a tensor, in float32 or wider."""
-    wide = ops.cast(output, arguments.at_least_float32(output.dtype))
+    wide = ops.cast(output, at_least_float32(output.dtype))
     return ops.convert_to_numpy(wide).reshape(-1)
 
 

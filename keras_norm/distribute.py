@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from keras_norm.arguments import Tensor
-from keras_norm.replicas import some_are_in_other_processes
+from keras_norm.kernels.replicas import is_multi_process
+from keras_norm.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -44,6 +44,6 @@ class DistributedModel(keras.Model):
         Stands for Keras' scalars, which it averages over the workers along axis 0: "Invalid reduction dimension 0".
         """
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
-        if some_are_in_other_processes():
+        if is_multi_process():
             logs = tree.map_structure(lambda value: ops.reshape(value, (1,)), logs)
         return logs

@@ -1,4 +1,4 @@
-"""The family as functions of tensors: name the sets, take their moments, normalize, scale and shift.
+"""The family as functions of tensors: name the sets, standardize over them, scale and shift.
 
 The functions default to the epsilon of the Group Normalization paper's snippet, 1e-5, the layers to Keras' 1e-3.
 """
@@ -7,18 +7,11 @@ from collections.abc import Sequence
 
 from keras import backend, ops
 
-from keras_norm.arguments import (
-    Tensor,
-    at_least_float32,
-    known_shape,
-    resolve_axes,
-    resolve_axis,
-    resolve_channel_axis,
-    resolve_groups,
-    resolve_mask,
-)
-from keras_norm.arithmetic import normalize
-from keras_norm.moments import Moments, axes_except, moments, sets_along, sets_of_groups
+from keras_norm import sets
+from keras_norm.arguments import resolve_axes, resolve_axis, resolve_channel_axis, resolve_groups, resolve_mask
+from keras_norm.kernels import normalize, standardize
+from keras_norm.moments import Moments
+from keras_norm.tensors import Tensor, at_least_float32, cast, known_shape, select
 
 
 def group_norm(
@@ -60,14 +53,12 @@ def group_norm(
 
     Reference: Wu & He, Group Normalization, ECCV 2018, https://arxiv.org/abs/1803.08494, eq. 7 and figure 3.
     """
-    x = ops.convert_to_tensor(x)
+    x = _floating(x)
     axis = resolve_channel_axis("group_norm", axis, len(x.shape))
     groups = resolve_groups("group_norm", groups, known_shape(x)[axis], axis)
     mask = resolve_mask("group_norm", mask, x)
-
-    # The paper's snippet reshapes x to (N, G, C/G, H, W) and reduces; here the (N, C) sums are reshaped and reduced.
-    statistics = moments(x, sets_of_groups(x, groups, axis), mask)
-    return _normalize("group_norm", x, gamma, beta, [axis], statistics, epsilon, mask)
+    gamma, beta = (along("group_norm", name, w, [axis], x) for name, w in (("gamma", gamma), ("beta", beta)))
+    return standardize(x, sets.group(x, axis, groups), gamma, beta, epsilon, mask)[0]
 
 
 def instance_norm(
@@ -102,7 +93,7 @@ def layer_norm(
     axis: int | Sequence[int] | None = -1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Standardizes over `axis`, apart for each position of all other axes.
+    r"""Standardizes over `axis`, independently for each index of the other axes.
 
         S_i = {k : k_a = i_a on every axis a that is not in `axis`}
 
@@ -125,11 +116,11 @@ def layer_norm(
     """
     if axis is None:
         return group_norm(x, gamma, beta, groups=1, epsilon=epsilon, mask=mask)
-    x = ops.convert_to_tensor(x)
+    x = _floating(x)
     axes = resolve_axes("layer_norm", axis, len(x.shape))
     mask = resolve_mask("layer_norm", mask, x)
-    statistics = moments(x, sets_along(axes), mask)
-    return _normalize("layer_norm", x, gamma, beta, axes, statistics, epsilon, mask)
+    gamma, beta = (along("layer_norm", name, w, axes, x) for name, w in (("gamma", gamma), ("beta", beta)))
+    return standardize(x, sets.along(axes), gamma, beta, epsilon, mask)[0]
 
 
 def batch_norm(
@@ -146,7 +137,8 @@ def batch_norm(
 
     Args:
         x, gamma, beta, epsilon, axis, mask: as in `group_norm`.
-        statistics: mean and variance to use in place of the batch's own, such as those of inference.
+        statistics: constants that broadcast against `x` to use in place of the batch's mean and variance, such as
+            those of inference.
 
     Returns, raises: as `group_norm`.
 
@@ -158,40 +150,21 @@ def batch_norm(
 
     Reference: Ioffe & Szegedy, Batch Normalization, ICML 2015, https://arxiv.org/abs/1502.03167, algorithm 1.
     """
-    x = ops.convert_to_tensor(x)
+    x = _floating(x)
     axis = resolve_axis("batch_norm", axis, len(x.shape))
+    gamma, beta = (along("batch_norm", name, w, [axis], x) for name, w in (("gamma", gamma), ("beta", beta)))
     mask = resolve_mask("batch_norm", mask, x)
     if statistics is None:
-        statistics = moments(x, sets_along(axes_except(x, axis)), mask)
-    return _normalize("batch_norm", x, gamma, beta, [axis], statistics, epsilon, mask)
+        return standardize(x, sets.batch(x, axis), gamma, beta, epsilon, mask)[0]
+    mean, variance = (cast(ops.convert_to_tensor(m), at_least_float32(x.dtype)) for m in statistics[:2])
+    y = normalize(select(x, mask), mean, variance, gamma, beta, epsilon)
+    return y if mask is None else ops.where(mask, y, 0.0 if beta is None else cast(beta, x.dtype))
 
 
-def _normalize(
-    owner: str,
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    axes: Sequence[int],
-    statistics: Moments,
-    epsilon: float,
-    mask: Tensor | None,
-) -> Tensor:
-    """The formula in float32 or wider, with gamma and beta along `axes`; the result in the dtype of `x`."""
-    dtype = at_least_float32(x.dtype)
-    gamma = _along(owner, "gamma", gamma, 1.0, axes, x, dtype)
-    beta = _along(owner, "beta", beta, 0.0, axes, x, dtype)
-    mean, variance = (ops.cast(ops.convert_to_tensor(moment), dtype) for moment in statistics[:2])
-    statistics = statistics._replace(mean=mean, variance=variance)
-    x = x if backend.is_float_dtype(x.dtype) else ops.cast(x, dtype)
-    return normalize(x, gamma, beta, statistics, epsilon, mask)
-
-
-def _along(
-    owner: str, name: str, value: Tensor | None, default: float, axes: Sequence[int], x: Tensor, dtype: str
-) -> Tensor:
-    """gamma or beta, shaped to broadcast along `axes` of `x`."""
+def along(owner: str, name: str, value: Tensor | None, axes: Sequence[int], x: Tensor) -> Tensor | None:
+    """gamma, beta or another value per position of `axes`, shaped to broadcast against `x`."""
     if value is None:
-        return ops.full([1] * len(x.shape), default, dtype)
+        return None
     value, shape = ops.convert_to_tensor(value), known_shape(x)
     sizes = tuple(shape[a] for a in axes)
     if known_shape(value) != sizes:
@@ -199,4 +172,12 @@ def _along(
             f"{owner}: {name} must have one value for each position of the axes it scales. "
             f"Received: {name}.shape={known_shape(value)}, sizes={sizes} of axes={tuple(axes)}."
         )
-    return ops.cast(ops.reshape(value, [size if a in axes else 1 for a, size in enumerate(shape)]), dtype)
+    if axes[0] + len(axes) < len(shape):  # trailing axes broadcast as they are
+        value = ops.reshape(value, [size if a in axes else 1 for a, size in enumerate(shape)])
+    return cast(value, at_least_float32(x.dtype))
+
+
+def _floating(x: Tensor) -> Tensor:
+    """`x` as a tensor of floating point numbers."""
+    x = ops.convert_to_tensor(x)
+    return x if backend.is_float_dtype(x.dtype) else ops.cast(x, "float32")

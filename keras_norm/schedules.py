@@ -6,7 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_norm.arguments import Tensor, integer, number
+from keras_norm.arguments import integer, number
+from keras_norm.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_norm")

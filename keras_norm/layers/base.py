@@ -1,19 +1,19 @@
-"""What every layer of the family shares: epsilon, gamma and beta, masks, dtypes, the config."""
+"""What all layers of the family share: epsilon, gamma and beta, masks, dtypes, the config."""
 
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import constraints, initializers, ops, regularizers
+from keras import constraints, initializers, regularizers
 
 from keras_norm import arguments
-from keras_norm.arguments import Tensor, at_least_float32
 from keras_norm.legacy import kept_axis, with_kept_axis
+from keras_norm.tensors import Tensor, at_least_float32, cast
 
 
 class Normalization(keras.layers.Layer):
-    """Abstract base of all normalization layers: a subclass says in `_normalize` which set S_i is its own.
+    """Abstract base of all normalization layers. A subclass names its set S_i in `_normalize`.
 
     Statistics and weights are float32 or wider under every dtype policy. Inputs are not cast on the way in, so
     that float32 inputs above 65504 survive a float16 policy; outputs have the policy's compute dtype.
@@ -55,9 +55,9 @@ class Normalization(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.supports_masking = True
         self.axis = self._check_axis(axis)
-        self.epsilon = arguments.positive(self._owner, "epsilon", epsilon)
-        self.center = arguments.boolean(self._owner, "center", center)
-        self.scale = arguments.boolean(self._owner, "scale", scale)
+        self.epsilon = arguments.positive(self._error_prefix, "epsilon", epsilon)
+        self.center = arguments.boolean(self._error_prefix, "center", center)
+        self.scale = arguments.boolean(self._error_prefix, "scale", scale)
         self.beta_initializer = initializers.get(beta_initializer)
         self.gamma_initializer = initializers.get(gamma_initializer)
         self.beta_regularizer = regularizers.get(beta_regularizer)
@@ -68,20 +68,20 @@ class Normalization(keras.layers.Layer):
         self.beta: Any = None
 
     @property
-    def _owner(self) -> str:
-        """Whom an error names."""
+    def _error_prefix(self) -> str:
+        """The name that error messages begin with."""
         return type(self).__name__
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        sizes = {a: input_shape[a] for a in self._affine_axes(arguments.rank_of(self._owner, input_shape))}
+        sizes = {a: input_shape[a] for a in self._affine_axes(arguments.rank_of(self._error_prefix, input_shape))}
         if None in sizes.values():
             raise ValueError(
-                f"{self._owner}: gamma and beta must run along axes of known size. Received: "
+                f"{self._error_prefix}: gamma and beta must run along axes of known size. Received: "
                 f"axis={self.axis}, input_shape={tuple(input_shape)} (give the size to keras.Input)."
             )
         self.input_spec = arguments.input_spec(self._listed_axes(), input_shape)
         if self.scale:
-            self.gamma = self._add_wide_weight(
+            self.gamma = self._add_float32_weight(
                 "gamma",
                 sizes.values(),
                 self.gamma_initializer,
@@ -89,7 +89,7 @@ class Normalization(keras.layers.Layer):
                 constraint=self.gamma_constraint,
             )
         if self.center:
-            self.beta = self._add_wide_weight(
+            self.beta = self._add_float32_weight(
                 "beta",
                 sizes.values(),
                 self.beta_initializer,
@@ -98,9 +98,9 @@ class Normalization(keras.layers.Layer):
             )
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        as_it_is = keras.backend.standardize_dtype(inputs.dtype) == self.compute_dtype
-        x = inputs if as_it_is else ops.cast(inputs, at_least_float32(inputs.dtype))
-        return ops.cast(self._normalize(x, training, mask), self.compute_dtype)
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        x = inputs if dtype == self.compute_dtype else cast(inputs, at_least_float32(dtype))
+        return cast(self._normalize(x, training, mask), self.compute_dtype)
 
     def rematerialized_call(
         self, layer_call: Callable[..., Tensor], *args: Any, **kwargs: Any
@@ -116,7 +116,7 @@ class Normalization(keras.layers.Layer):
 
     def _check_axis(self, axis: Any) -> Any:
         """The `axis` of the constructor, if it is one."""
-        return arguments.integer(self._owner, "axis", axis)
+        return arguments.integer(self._error_prefix, "axis", axis)
 
     def _listed_axes(self) -> list[int]:
         """The axes that gamma and beta run along, as the user counts them."""
@@ -124,17 +124,17 @@ class Normalization(keras.layers.Layer):
 
     def _affine_axes(self, rank: int) -> list[int]:
         """The axes that gamma and beta run along, counted from 0."""
-        return [arguments.resolve_channel_axis(self._owner, self.axis, rank)]
+        return [arguments.resolve_channel_axis(self._error_prefix, self.axis, rank)]
 
-    def _add_wide_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
-        """A weight that is never narrower than float32, nor cast when it is read."""
+    def _add_float32_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
+        """A weight in float32 or wider, which autocasting leaves alone."""
         dtype = at_least_float32(self.variable_dtype)
         return self.add_weight(
             name=name, shape=tuple(shape), initializer=initializer, dtype=dtype, autocast=False, **kwargs
         )
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        self._affine_axes(arguments.rank_of(self._owner, input_shape))
+        self._affine_axes(arguments.rank_of(self._error_prefix, input_shape))
         return input_shape
 
     def get_config(self) -> dict[str, Any]:

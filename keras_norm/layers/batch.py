@@ -2,13 +2,13 @@
 
 import keras
 
-from keras_norm.arguments import Tensor
 from keras_norm.functional import batch_norm
-from keras_norm.layers.moving import MovingNormalization
+from keras_norm.layers.base_batch import BaseBatchNormalization
+from keras_norm.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_norm")
-class BatchNormalization(MovingNormalization):
+class BatchNormalization(BaseBatchNormalization):
     r"""Standardizes each channel over the whole batch.
 
     For inputs of shape `(N, ..., C)`, position i uses the set
@@ -21,7 +21,7 @@ class BatchNormalization(MovingNormalization):
     and variance, and a mask changes nothing.
 
     Args:
-        axis, momentum, synchronized, ...: see `MovingNormalization`.
+        axis, momentum, synchronized, ...: see `BaseBatchNormalization`.
         epsilon, center, scale, ...: see `Normalization`.
 
     Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.
@@ -36,5 +36,8 @@ class BatchNormalization(MovingNormalization):
     """
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
-        statistics, mask = self._statistics(x, training, mask)
-        return batch_norm(x, self.gamma, self.beta, self.epsilon, axis=self.axis, mask=mask, statistics=statistics)
+        if not self._uses_the_batch(training):
+            return batch_norm(
+                x, self.gamma, self.beta, self.epsilon, axis=self.axis, statistics=self._moving_moments(x)
+            )
+        return self._standardize(x, self.gamma, self.beta, mask)[0]

@@ -6,10 +6,9 @@ import keras
 from keras import initializers, ops
 
 from keras_norm import arguments
-from keras_norm.arguments import Tensor
-from keras_norm.arithmetic import widened
 from keras_norm.functional import batch_norm, instance_norm
-from keras_norm.layers.moving import MovingNormalization
+from keras_norm.layers.base_batch import BaseBatchNormalization
+from keras_norm.tensors import Tensor, upcast
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -27,7 +26,7 @@ class UnitInterval(keras.constraints.Constraint):
 
 
 @keras.saving.register_keras_serializable("keras_norm")
-class BatchInstanceNormalization(MovingNormalization):
+class BatchInstanceNormalization(BaseBatchNormalization):
     r"""Mixes Batch and Instance Normalization by a gate that each channel learns.
 
     For inputs of shape `(N, ..., C)` let x_B be the inputs standardized over `S_i = {k : k_C = i_C}` as by
@@ -44,7 +43,7 @@ class BatchInstanceNormalization(MovingNormalization):
     In a training loop of your own give the weights named "rho" to a second optimizer with ten times the rate.
 
     Args:
-        axis, momentum, synchronized, ...: see `MovingNormalization`.
+        axis, momentum, synchronized, ...: see `BaseBatchNormalization`.
         epsilon, center, scale, ...: see `Normalization`.
         rho_initializer: ones, or what Keras takes for an initializer.
 
@@ -75,17 +74,19 @@ class BatchInstanceNormalization(MovingNormalization):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         shape = (input_shape[self.axis],)
-        self.rho = self._add_wide_weight("rho", shape, self.rho_initializer, constraint=UnitInterval())
+        self.rho = self._add_float32_weight("rho", shape, self.rho_initializer, constraint=UnitInterval())
 
     def _affine_axes(self, rank: int) -> list[int]:
-        return [arguments.resolve_channel_axis(self._owner, self.axis, rank)]
+        return [arguments.resolve_channel_axis(self._error_prefix, self.axis, rank)]
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
-        x = widened(x)
-        statistics, batch_mask = self._statistics(x, training, mask)
+        x = upcast(x)
         gamma = 1.0 if self.gamma is None else self.gamma
         of_batch, of_instance = gamma * self.rho, gamma * (1.0 - self.rho)
-        x_b = batch_norm(x, of_batch, self.beta, self.epsilon, axis=self.axis, mask=batch_mask, statistics=statistics)
+        if self._uses_the_batch(training):
+            x_b, _ = self._standardize(x, of_batch, self.beta, mask)
+        else:
+            x_b = batch_norm(x, of_batch, self.beta, self.epsilon, axis=self.axis, statistics=self._moving_moments(x))
         return x_b + instance_norm(x, of_instance, None, self.epsilon, axis=self.axis, mask=mask)
 
     def get_config(self) -> dict[str, Any]:

@@ -7,19 +7,19 @@ import keras
 from keras import ops
 
 from keras_norm import arguments
-from keras_norm.arguments import Tensor
-from keras_norm.arithmetic import normalize, select, widened
 from keras_norm.functional import batch_norm
-from keras_norm.layers.moving import MovingNormalization
+from keras_norm.layers.base_batch import BaseBatchNormalization
 from keras_norm.moments import Moments
 from keras_norm.schedules import PiecewiseLinear
+from keras_norm.sets import merge, split
+from keras_norm.tensors import Tensor, select, upcast
 
 Clip = float | Callable[[Tensor], Tensor]
 """A number, or a function of the training step (a Keras learning rate schedule is one)."""
 
 
 @keras.saving.register_keras_serializable("keras_norm")
-class BatchRenormalization(MovingNormalization):
+class BatchRenormalization(BaseBatchNormalization):
     r"""Standardizes each channel over the whole batch, and corrects the result towards the moving statistics.
 
     For inputs of shape `(N, ..., C)` and `S_i = {k : k_C = i_C}`, with the batch's mean(S_i) and sigma_B =
@@ -39,7 +39,7 @@ class BatchRenormalization(MovingNormalization):
     renorm_stddev^2 - epsilon.
 
     Args:
-        axis, momentum, synchronized, ...: see `MovingNormalization`.
+        axis, momentum, synchronized, ...: see `BaseBatchNormalization`.
         epsilon, center, scale, ...: see `Normalization`.
         r_max: the largest correction of the scale, at least 1: a number, or a function of the step. By default the
             paper's: 1 for 5,000 steps, then linearly to 3 at step 40,000.
@@ -78,19 +78,23 @@ class BatchRenormalization(MovingNormalization):
         )
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
-        x = widened(x)
+        x = upcast(x)
+        if not self._uses_the_batch(training):
+            return batch_norm(
+                x, self.gamma, self.beta, self.epsilon, axis=self.axis, statistics=self._moving_moments(x)
+            )
+        mask = arguments.resolve_mask(self._error_prefix, mask, x)
+        groups = self._sets(x).groups
         before = [ops.copy(moment) for moment in self._moving_moments(x)[:2]]  # on torch they are views
-        statistics, mask = self._statistics(x, training, mask)
-        if statistics.sets is None:
-            return batch_norm(x, self.gamma, self.beta, self.epsilon, axis=self.axis, statistics=statistics)
-        r, d = self._corrections(statistics, *before)
-        one, zero = ops.ones_like(before[0]), ops.zeros_like(before[0])
-        gamma = one if self.gamma is None else self._per_channel(self.gamma, x)
-        beta = zero if self.beta is None else self._per_channel(self.beta, x)
-        return normalize(x, r * gamma, beta, statistics, self.epsilon, mask) + select(d * gamma, mask)
+        y, batch = self._standardize(x, None, None, mask)
+        r, d = self._corrections(batch, *before)
+        y = select(merge(split(y, groups) * r + d, x, groups), mask)
+        if self.gamma is not None:
+            y = y * self._per_channel(self.gamma, x)
+        return y if self.beta is None else y + self._per_channel(self.beta, x)
 
     def _corrections(self, batch: Moments, moving_mean: Tensor, moving_variance: Tensor) -> tuple[Tensor, Tensor]:
-        """r and d of each set, and a step counted."""
+        """r and d of each set; counts a step."""
         r_max, d_max = self._clip_now(self.r_max, batch.mean), self._clip_now(self.d_max, batch.mean)
         self.step.assign(self.step + 1)
         sigma_batch, sigma = (ops.sqrt(v + self.epsilon) for v in (batch.variance, moving_variance))
@@ -98,8 +102,8 @@ class BatchRenormalization(MovingNormalization):
         d = ops.clip((batch.mean - moving_mean) / sigma, -d_max, d_max)
         return ops.stop_gradient(r), ops.stop_gradient(d)
 
-    def _moved_variance(self, moving: Tensor, batch: Tensor) -> Tensor:
-        sigma = self._moved(ops.sqrt(moving + self.epsilon), ops.sqrt(batch + self.epsilon))
+    def _ema_of_variance(self, moving: Tensor, batch: Tensor) -> Tensor:
+        sigma = self._ema(ops.sqrt(moving + self.epsilon), ops.sqrt(batch + self.epsilon))
         return ops.relu(ops.square(sigma) - self.epsilon)
 
     def _clip_now(self, clip: Clip, like: Tensor) -> Tensor:
@@ -112,8 +116,8 @@ class BatchRenormalization(MovingNormalization):
             return keras.saving.deserialize_keras_object(clip)
         if callable(clip):
             return clip
-        if arguments.number(self._owner, name, clip) < least:
-            raise ValueError(f"{self._owner}: {name} must be at least {least}. Received: {name}={clip}.")
+        if arguments.number(self._error_prefix, name, clip) < least:
+            raise ValueError(f"{self._error_prefix}: {name} must be at least {least}. Received: {name}={clip}.")
         return float(clip)
 
     def get_config(self) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 
 from keras_norm import arguments
-from keras_norm.arguments import Tensor
-from keras_norm.layers.moving import MovingNormalization
+from keras_norm.layers.base_batch import BaseBatchNormalization
+from keras_norm.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -43,7 +43,7 @@ class FrozenBatchNormalization(keras.layers.Wrapper):
     """
 
     def __init__(self, layer: keras.layers.Layer, affine: bool = True, **kwargs: Any) -> None:
-        if not isinstance(layer, (keras.layers.BatchNormalization, MovingNormalization)):
+        if not isinstance(layer, (keras.layers.BatchNormalization, BaseBatchNormalization)):
             raise TypeError(
                 f"FrozenBatchNormalization: layer must be a batch normalization. "
                 f"Received: layer={layer!r} ({type(layer).__name__})."

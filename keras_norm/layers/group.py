@@ -5,9 +5,9 @@ from typing import Any
 import keras
 
 from keras_norm import arguments
-from keras_norm.arguments import Tensor
 from keras_norm.functional import group_norm
 from keras_norm.layers.base import Normalization
+from keras_norm.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -42,11 +42,11 @@ class GroupNormalization(Normalization):
 
     def __init__(self, groups: int = 32, axis: int = -1, epsilon: float = 1e-3, *args: Any, **kwargs: Any) -> None:
         super().__init__(axis, epsilon, *args, **kwargs)
-        self.groups = arguments.number_of_groups(self._owner, groups)
+        self.groups = arguments.number_of_groups(self._error_prefix, groups)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
-        arguments.resolve_groups(self._owner, self.groups, input_shape[self.axis], self.axis)
+        arguments.resolve_groups(self._error_prefix, self.groups, input_shape[self.axis], self.axis)
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         return group_norm(x, self.gamma, self.beta, self.groups, self.epsilon, axis=self.axis, mask=mask)

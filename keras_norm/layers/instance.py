@@ -2,9 +2,9 @@
 
 import keras
 
-from keras_norm.arguments import Tensor
 from keras_norm.functional import instance_norm
 from keras_norm.layers.base import Normalization
+from keras_norm.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_norm")

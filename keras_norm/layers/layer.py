@@ -7,15 +7,15 @@ import keras
 
 from keras_norm import arguments
 from keras_norm._keras import in_legacy_h5_file
-from keras_norm.arguments import Tensor
 from keras_norm.functional import layer_norm
 from keras_norm.layers.base import Normalization
 from keras_norm.legacy import KEY
+from keras_norm.tensors import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_norm")
 class LayerNormalization(Normalization):
-    r"""Standardizes over the given axes, apart for each position of all others.
+    r"""Standardizes over the given axes, independently for each index of the other axes.
 
         S_i = {k : k_a = i_a on every axis a that is not in `axis`}
         y_i = gamma (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta
@@ -43,14 +43,14 @@ class LayerNormalization(Normalization):
     def _check_axis(self, axis: Any) -> int | Sequence[int] | None:
         if isinstance(axis, Sequence) and not isinstance(axis, str):
             kind: Any = type(axis)  # the config keeps a tuple a tuple
-            return kind(arguments.integer(self._owner, "axis", a) for a in axis)
+            return kind(arguments.integer(self._error_prefix, "axis", a) for a in axis)
         return None if axis is None else super()._check_axis(axis)
 
     def _listed_axes(self) -> list[int]:
         return arguments.listed_axes(-1 if self.axis is None else self.axis)
 
     def _affine_axes(self, rank: int) -> list[int]:
-        return arguments.resolve_axes(self._owner, self._listed_axes(), rank)
+        return arguments.resolve_axes(self._error_prefix, self._listed_axes(), rank)
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         return layer_norm(x, self.gamma, self.beta, self.epsilon, axis=self.axis, mask=mask)

@@ -4,14 +4,16 @@ from typing import Any
 
 import keras
 
-from keras_norm.arguments import Tensor
-from keras_norm.arithmetic import centre, widened
-from keras_norm.layers.moving import MovingNormalization
+from keras_norm import arguments, kernels
+from keras_norm.layers.base_batch import BaseBatchNormalization
+from keras_norm.moments import center
+from keras_norm.sets import merge, split
+from keras_norm.tensors import Tensor, upcast
 
 
 @keras.saving.register_keras_serializable("keras_norm")
-class MeanOnlyBatchNormalization(MovingNormalization):
-    r"""Takes from each channel its mean over the whole batch, and leaves its variance as it is.
+class MeanOnlyBatchNormalization(BaseBatchNormalization):
+    r"""Subtracts each channel's batch mean; leaves the variance unchanged.
 
     For inputs of shape `(N, ..., C)`, position i uses the set
 
@@ -24,7 +26,7 @@ class MeanOnlyBatchNormalization(MovingNormalization):
     other's place.
 
     Args:
-        axis, momentum, synchronized, ...: see `MovingNormalization`; there is no epsilon and no gamma.
+        axis, momentum, synchronized, ...: see `BaseBatchNormalization`; there is no epsilon and no gamma.
         center, beta_initializer, beta_regularizer, beta_constraint: see `Normalization`.
 
     Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.
@@ -43,12 +45,15 @@ class MeanOnlyBatchNormalization(MovingNormalization):
         super().__init__(axis, momentum, epsilon=1.0, center=center, scale=False, **kwargs)
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
-        x = widened(x)
-        statistics, mask = self._statistics(x, training, mask)
-        y = centre(x, statistics.mean, mask)
-        if self.beta is None:
-            return y
-        return y + self._per_channel(self.beta, y)
+        x = upcast(x)
+        if self._uses_the_batch(training):
+            mask, of = arguments.resolve_mask(self._error_prefix, mask, x), self._sets(x)
+            batch = kernels.moments(x, of, mask)
+            self._update_moving_statistics(batch)
+            y = merge(center(split(x, of.groups), batch.mean, split(mask, of.groups)), x, of.groups)
+        else:
+            y = x - self._per_channel(self.moving_mean, x)
+        return y if self.beta is None else y + self._per_channel(self.beta, x)
 
     def get_config(self) -> dict[str, Any]:
         without = {"epsilon", "scale", "gamma_initializer", "gamma_regularizer", "gamma_constraint"}

@@ -5,10 +5,10 @@ from keras.layers import Layer
 
 from keras_norm._keras import parts
 from keras_norm.layers.base import Normalization
+from keras_norm.layers.base_batch import BaseBatchNormalization
 from keras_norm.layers.frozen import FrozenBatchNormalization
-from keras_norm.layers.moving import MovingNormalization
 
-BATCH_NORMALIZATIONS = (keras.layers.BatchNormalization, MovingNormalization)
+BATCH_NORMALIZATIONS = (keras.layers.BatchNormalization, BaseBatchNormalization)
 NORMALIZATIONS = (
     keras.layers.BatchNormalization,
     keras.layers.GroupNormalization,

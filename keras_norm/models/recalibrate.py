@@ -11,12 +11,12 @@ import numpy as np
 from keras import backend, ops
 from keras.layers import Layer
 
-from keras_norm import arguments
+from keras_norm import arguments, kernels, sets
 from keras_norm.arguments import Tensor
 from keras_norm.intercept import intercept
 from keras_norm.models.conversion import check
 from keras_norm.models.kinds import is_batch_normalization, layers_inside
-from keras_norm.moments import Moments, moments, sets_of_batch
+from keras_norm.moments import Moments
 
 OWNER = "recalibrate_batch_normalization"
 
@@ -173,13 +173,14 @@ def _call(
     x = ops.convert_to_tensor(inputs)
     axis = arguments.resolve_axis(OWNER, layer.axis, len(x.shape))
     mask_of_x = arguments.resolve_mask(OWNER, mask, x)
-    batch = moments(x, sets_of_batch(OWNER, x, axis, synchronized=False), mask_of_x)
+    batch = kernels.moments(x, sets.batch(x, axis), mask_of_x)
     calls.seen.append((layer, batch))
     if not standardize:
         return original(inputs, training=False, mask=mask)
     # `predict` runs on replicas on TensorFlow alone: torch's ranks may each go their way.
     if layer.synchronized and backend.backend() == "tensorflow":
-        batch = moments(x, sets_of_batch(OWNER, x, axis, layer.synchronized), mask_of_x)
+        replicas = None if layer.synchronized is True else int(layer.synchronized)
+        batch = kernels.moments(x, kernels.resolve_replicas(OWNER, x, sets.batch(x, axis, replicas)), mask_of_x)
     # To standardize with the batch is to be in inference, if the moving statistics are the batch's. All variables are
     # given, for this scope hides the one around it.
     state = {id(variable): (variable, variable.value) for variable in layer.variables}

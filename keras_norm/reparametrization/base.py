@@ -11,10 +11,10 @@ import keras
 from keras import ops
 
 from keras_norm._keras import all_layers
-from keras_norm.arguments import Tensor, at_least_float32
 from keras_norm.legacy import kept_axis, with_kept_axis
 from keras_norm.reparametrization.kernels import Kernel, find_kernels
 from keras_norm.reparametrization.substitution import call_with
+from keras_norm.tensors import Tensor, at_least_float32
 
 NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _WRAPPERS: WeakKeyDictionary[keras.layers.Layer, ref] = WeakKeyDictionary()

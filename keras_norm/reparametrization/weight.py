@@ -7,8 +7,9 @@ from keras import ops
 
 from keras_norm.arguments import Tensor
 from keras_norm.kernel_layouts import output_axes, unit_axes
-from keras_norm.moments import axes_except, moments, sets_along
+from keras_norm.moments import moments
 from keras_norm.reparametrization.base import KernelReparametrization
+from keras_norm.sets import along, axes_except
 
 # Only a column of zeros, which has no direction, is shorter than the root of this: it stays 0, not NaN.
 _SMALLEST_SQUARE = 1e-36
@@ -67,7 +68,7 @@ class WeightNormalization(KernelReparametrization):
         """Sets g and bias for pre-activations of mean 0 and variance 1."""
         h = self._pre_activations(inputs)
         axes = [a % len(h.shape) for a in output_axes(self.layer) or ()]  # see `has_units`
-        mean, variance, *_ = moments(h, sets_along(axes_except(h, *axes)))
+        mean, variance, _ = moments(h, along(axes_except(h, *axes)))
         # What is left of a unit that is constant is its rounding.
         scale = ops.where(variance > 1e-12 * ops.square(mean), ops.rsqrt(variance), 1.0)
         g, bias = self.g[-1], self.layer.bias

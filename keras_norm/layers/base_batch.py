@@ -1,4 +1,4 @@
-"""What the layers share that average over the batch: its moments, and moving statistics for inference."""
+"""What the layers share whose sets run through the batch: moving statistics for inference."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,14 +6,15 @@ from typing import Any
 import keras
 from keras import initializers, ops
 
-from keras_norm import arguments
-from keras_norm.arguments import Tensor, at_least_float32
+from keras_norm import arguments, kernels, sets
+from keras_norm.functional import along
 from keras_norm.layers.base import Normalization
-from keras_norm.moments import Groups, Moments, Sets, moments, sets_of_batch, split_groups
-from keras_norm.replicas import Replicas
+from keras_norm.moments import Moments
+from keras_norm.sets import Sets
+from keras_norm.tensors import Tensor, cast
 
 
-class MovingNormalization(Normalization):
+class BaseBatchNormalization(Normalization):
     """Abstract base of the layers whose sets run through the batch.
 
     In training the moments are those of the batch, and the moving statistics follow them:
@@ -53,10 +54,10 @@ class MovingNormalization(Normalization):
         **kwargs: Any,
     ) -> None:
         super().__init__(axis, epsilon, *args, **kwargs)
-        self.momentum = arguments.fraction(self._owner, "momentum", momentum)
+        self.momentum = arguments.fraction(self._error_prefix, "momentum", momentum)
         self.moving_mean_initializer = initializers.get(moving_mean_initializer)
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
-        self.synchronized = arguments.boolean_or_count(self._owner, "synchronized", synchronized)
+        self.synchronized = arguments.boolean_or_count(self._error_prefix, "synchronized", synchronized)
         self.moving_mean: Any = None
         self.moving_variance: Any = None
 
@@ -72,65 +73,73 @@ class MovingNormalization(Normalization):
         return layer_call  # a second call would move the statistics a second time
 
     def _affine_axes(self, rank: int) -> list[int]:
-        return [arguments.resolve_axis(self._owner, self.axis, rank)]
+        return [arguments.resolve_axis(self._error_prefix, self.axis, rank)]
 
-    def _statistics(self, x: Tensor, training: bool | None, mask: Tensor | None) -> tuple[Moments, Tensor | None]:
-        """Mean and variance to normalize `x` with, and the mask to do it under.
+    def _uses_the_batch(self, training: bool | None) -> bool:
+        """Whether statistics are those of the batch, and not the moving ones."""
+        return bool(training and self.trainable)
 
-        In training those of the batch, which the moving ones follow; else the moving ones, which no mask changes.
-        """
-        if not training or not self.trainable:
-            return self._moving_moments(x), None
+    def _standardize(
+        self, x: Tensor, gamma: Tensor | None, beta: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Moments]:
+        """The formula with the statistics of the batch, which the moving ones follow; and these statistics."""
+        mask = arguments.resolve_mask(self._error_prefix, mask, x)
+        gamma, beta = self._per_channel(gamma, x), self._per_channel(beta, x)
+        y, batch = kernels.standardize(x, self._sets(x), gamma, beta, self.epsilon, mask)
+        self._update_moving_statistics(batch)
+        return y, batch
+
+    def _sets(self, x: Tensor) -> Sets:
+        """A set per channel, of the batch that replicas share."""
         (axis,) = self._affine_axes(len(x.shape))
-        mask = arguments.resolve_mask(self._owner, mask, x)
-        sets = sets_of_batch(self._owner, x, axis, self.synchronized)
-        batch = moments(x, sets, mask)
-        self._follow(batch, sets)
-        return batch, mask
+        replicas = {True: None, False: 1}.get(self.synchronized, self.synchronized)
+        return kernels.resolve_replicas(self._error_prefix, x, sets.batch(x, axis, replicas))
 
     def _moving_moments(self, x: Tensor) -> Moments:
-        """The moving statistics, shaped to broadcast along `x`."""
-        mean, variance = (self._per_channel(moving, x) for moving in (self.moving_mean, self.moving_variance))
-        return Moments(mean, variance, ops.zeros_like(mean))
+        """The moving statistics, shaped to broadcast against `x`."""
+        return Moments(self._per_channel(self.moving_mean, x), self._per_channel(self.moving_variance, x), 0)
 
-    def _per_channel(self, values: Tensor, x: Tensor) -> Tensor:
-        """A value for each channel, shaped to broadcast along `x`."""
-        (axis,) = self._affine_axes(len(x.shape))
-        shape = [-1 if a == axis else 1 for a in range(len(x.shape))]
-        return ops.cast(ops.reshape(values, shape), at_least_float32(x.dtype))
+    def _per_channel(self, values: Tensor | None, x: Tensor) -> Tensor | None:
+        """A value per channel, shaped to broadcast against `x`."""
+        return along(self._error_prefix, "weights", values, self._affine_axes(len(x.shape)), x)
 
-    def _follow(self, batch: Moments, sets: Sets) -> None:
-        """Moves the moving statistics towards the mean over all sets of a channel that have any position."""
-        seen = ops.cast(batch.count > 0, batch.mean.dtype) * ops.ones_like(batch.mean)
+    def _update_moving_statistics(self, batch: Moments) -> None:
+        """Moves the moving statistics towards the mean over all sets of a channel that have a position."""
+        channels = self.moving_mean.shape[0]
+        mean, variance = (ops.reshape(moment, (-1, channels)) for moment in batch[:2])
+        # Squares beyond float32 saturate: a moving statistic would keep an infinity.
+        variance = ops.minimum(variance, 3e38)
+        if isinstance(batch.count, int) and not kernels.has_other_replicas():
+            if batch.count > 0:
+                self._assign(*(m[0] if m.shape[0] == 1 else ops.mean(m, 0) for m in (mean, variance)))
+            return
+        seen = ops.reshape(ops.cast(batch.count > 0, mean.dtype) * ops.ones_like(batch.mean), (-1, channels))
         # A set without positions adds 0 to all three sums.
-        mean, variance, seen = (self._sum_over_sets(value, sets) for value in (batch.mean, batch.variance, seen))
-        if sets.join != Replicas():
-            mean, variance, seen = Replicas()((mean, variance, seen))
-        mean, variance = mean / ops.maximum(seen, 1.0), variance / ops.maximum(seen, 1.0)
-        for variable, statistic, moved in (
-            (self.moving_mean, mean, self._moved),
-            (self.moving_variance, variance, self._moved_variance),
+        mean, variance, seen = kernels.sum_over_replicas(tuple(ops.sum(value, 0) for value in (mean, variance, seen)))
+        sets_seen = ops.maximum(seen, 1.0)
+        self._assign(mean / sets_seen, variance / sets_seen, seen > 0)
+
+    def _assign(self, mean: Tensor, variance: Tensor, where: Tensor | None = None) -> None:
+        """One step of the moving averages, in the channels `where` there is one."""
+        for variable, statistic, ema in (
+            (self.moving_mean, mean, self._ema),
+            (self.moving_variance, variance, self._ema_of_variance),
         ):
             moving = variable.value
-            variable.assign(ops.where(seen > 0, moved(moving, ops.cast(statistic, moving.dtype)), moving))
+            moved = ema(moving, cast(statistic, variable.dtype))
+            variable.assign(moved if where is None else ops.where(where, moved, moving))
 
-    def _sum_over_sets(self, values: Tensor, sets: Sets) -> Tensor:
-        """The sum, in each channel, of what the sets have; the samples of a group share one set."""
-        if isinstance(sets.join, Groups):
-            values = split_groups(values, sets.join.groups, 0)[:, :1]
-        return ops.sum(ops.reshape(values, (-1, self.moving_mean.shape[0])), 0)
-
-    def _moved(self, moving: Tensor, batch: Tensor) -> Tensor:
+    def _ema(self, moving: Tensor, batch: Tensor) -> Tensor:
         """One step of the moving average."""
         return moving * self.momentum + batch * (1.0 - self.momentum)
 
-    def _moved_variance(self, moving: Tensor, batch: Tensor) -> Tensor:
+    def _ema_of_variance(self, moving: Tensor, batch: Tensor) -> Tensor:
         """One step of the moving variance."""
-        return self._moved(moving, batch)
+        return self._ema(moving, batch)
 
     def _add_moving_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
-        """A wide weight that a step assigns to, the same value on every replica."""
-        return self._add_wide_weight(
+        """A float32 weight that a step assigns to, with the same value on every replica."""
+        return self._add_float32_weight(
             name, shape, initializer, trainable=False, aggregation="only_first_replica", **kwargs
         )
 

@@ -13,7 +13,7 @@ import keras
 from keras import backend, ops
 
 from keras_norm._keras import in_symbolic_scope
-from keras_norm.arguments import Tensor
+from keras_norm.tensors import Tensor
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -98,6 +98,11 @@ if backend.backend() == "torch":
             return _SumOverRanks.apply(gradient)
 
 
+def has_other_replicas() -> bool:
+    """Whether other replicas run this code on other parts of the batch."""
+    return _replica_among_several() is not None
+
+
 def number_of_replicas() -> int:
     """How many replicas share a batch here: 1 while a model is built.
 
@@ -113,7 +118,7 @@ def number_of_replicas() -> int:
     return 1 if replica is None else replica.count
 
 
-def some_are_in_other_processes() -> bool:
+def is_multi_process() -> bool:
     """Whether the strategy in scope has replicas on other workers than this one."""
     if backend.backend() != "tensorflow":
         return False

@@ -1,0 +1,162 @@
+"""Which kernel runs: the only place that asks about backend, device, size, mask, replicas and export.
+
+A kernel is a module with the two functions of `reference.py`, `standardize` and `normalize`, that returns None for what
+it leaves to the reference. All kernels give the same numbers, to rounding.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_norm import compilation
+from keras_norm._keras import in_export
+from keras_norm.arguments import check_runs_of_samples, resolve_groups_of_replicas
+from keras_norm.kernels import reference
+from keras_norm.kernels.replicas import Replicas, number_of_replicas
+from keras_norm.kernels.replicas import has_other_replicas as has_other_replicas
+from keras_norm.moments import Moments, Pool
+from keras_norm.moments import moments as moments_with_pool
+from keras_norm.sets import Groups, Sets, axes_except
+from keras_norm.tensors import Tensor
+
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+    from keras_norm.kernels import tensorflow as kernel
+elif BACKEND == "jax":
+    from jax import default_backend
+
+    from keras_norm.kernels import jax as kernel
+elif BACKEND == "torch":
+    from torch import compiler, jit
+
+    from keras_norm.kernels import torch as kernel
+
+LARGE = 2**20
+"""From this number of elements on a compilation pays on a CPU."""
+
+
+def standardize(
+    x: Tensor,
+    sets: Sets,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    mask: Tensor | None = None,
+    *,
+    centered: bool = True,
+) -> tuple[Tensor, Moments | None]:
+    """gamma (x - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta, and the moments of the sets.
+
+    gamma and beta broadcast against x. Moments come with sets that run through the batch; others may go without.
+    """
+    pool, found = _pool(sets), None
+    if mask is None and BACKEND == "jax":
+        found = kernel.standardize(x, sets, gamma, beta, epsilon, centered=centered, one_pass=has_accelerator())
+    elif mask is None and BACKEND == "torch" and centered and pool is None and not (_is_traced() or 0 in x.shape):
+        found = kernel.standardize(x, sets, gamma, beta, epsilon)
+    elif mask is None and BACKEND == "tensorflow" and not _few_operations_are_best(x):
+        found = kernel.standardize(
+            x, sets, gamma, beta, epsilon, centered=centered, pool=pool, one_pass=_is_memory_bound(x), **_way(x)
+        )
+    return found or reference.standardize(x, sets, gamma, beta, epsilon, mask, centered=centered, pool=pool)
+
+
+def normalize(
+    x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
+) -> Tensor:
+    """gamma (x - mean) / sqrt(variance + epsilon) + beta, with constant moments, such as moving statistics."""
+    y = None
+    if BACKEND == "tensorflow":
+        y = kernel.normalize(x, mean, variance, gamma, beta, epsilon, **_way(x))
+    elif BACKEND == "jax" or not _is_traced():
+        y = kernel.normalize(x, mean, variance, gamma, beta, epsilon)
+    return reference.normalize(x, mean, variance, gamma, beta, epsilon) if y is None else y
+
+
+def moments(x: Tensor, sets: Sets, mask: Tensor | None = None) -> Moments:
+    """The moments of the sets of `x`, of all replicas that share them."""
+    return moments_with_pool(x, sets, mask, pool=_pool(sets))
+
+
+def sum_over_replicas(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The sum over all replicas of each tensor."""
+    return Replicas()(tensors)
+
+
+def resolve_replicas(owner: str, x: Tensor, sets: Sets) -> Sets:
+    """The sets of a batch, for the number of replicas here, which `sets.replicas` must divide.
+
+    On JAX a batch is one array on all devices, and the samples of k neighbouring replicas are neighbours in it.
+    """
+    if sets.replicas == 1:
+        return sets
+    number = number_of_replicas()
+    groups = resolve_groups_of_replicas(owner, sets.replicas, number)
+    if BACKEND != "jax":
+        return sets if number > 1 else sets._replace(replicas=1)
+    sets = sets._replace(replicas=1)
+    if groups == 1:
+        return sets
+    (channel,) = axes_except(x, *sets.axes)
+    check_runs_of_samples(owner, groups, channel, x.shape[0])
+    return Sets(tuple(a for a in sets.axes if a != 0), Groups(0, groups))
+
+
+def has_accelerator() -> bool:
+    """Whether the backend computes on a GPU or TPU."""
+    if BACKEND == "tensorflow":
+        return any(tf.config.list_physical_devices(kind) for kind in ("GPU", "TPU"))
+    return BACKEND == "jax" and default_backend() != "cpu"
+
+
+def _pool(sets: Sets) -> Pool | None:
+    """What adds the sums of the replicas that share sets."""
+    if sets.replicas == 1:
+        return None
+    return Replicas(1 if sets.replicas is None else number_of_replicas() // sets.replicas)
+
+
+def _way(x: Tensor) -> dict[str, Any]:
+    """How the functions of TensorFlow's kernel run: as operations, or as XLA computations; and whether on a CPU."""
+    if _should_compile(x):
+        run = kernel.as_xla if compilation.mode() == "always" else kernel.as_xla_if_recurring
+    else:
+        run = kernel.as_operations
+    return {"run": run, "on_cpu": not (_in_xla() or has_accelerator() or compilation.mode() == "always")}
+
+
+def _should_compile(x: Tensor) -> bool:
+    """Whether what runs here on TensorFlow becomes an XLA computation by itself."""
+    if compilation.mode() == "never" or _in_xla() or _is_exported():
+        return False
+    size = x.shape.num_elements()
+    return compilation.mode() == "always" or has_accelerator() or (size is not None and size >= LARGE)
+
+
+def _is_memory_bound(x: Tensor) -> bool:
+    """Whether only the readings of x take time, because a compiler fuses what lies between them."""
+    return has_accelerator() and (_in_xla() or _should_compile(x))
+
+
+def _few_operations_are_best(x: Tensor) -> bool:
+    """Whether the reference is the fastest on TensorFlow: in a graph for export, and eagerly on a CPU if x is small."""
+    return _is_exported() or (tf.executing_eagerly() and not has_accelerator() and not _should_compile(x))
+
+
+def _in_xla() -> bool:
+    """Whether this code is traced for XLA, by whomever."""
+    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def _is_exported() -> bool:
+    """Whether TensorFlow traces a graph that leaves this process."""
+    return not tf.executing_eagerly() and in_export()
+
+
+def _is_traced() -> bool:
+    """Whether torch records a graph in which sizes are symbols, to export it."""
+    return jit.is_tracing() or compiler.is_exporting()

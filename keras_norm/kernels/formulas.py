@@ -1,0 +1,155 @@
+"""Moments from partial sums, for kernels that a compiler fuses.
+
+Summing over the reduced axes gives partial sums, such as one per sample and channel, (N, C). Groups are pooled on that
+small table, where the paper's snippet reshapes x.
+"""
+
+from collections.abc import Callable
+from itertools import groupby
+from math import prod
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_norm.moments import LONG_SUM, Moments, Pool, at_least_one, mean_of_sums, number_of_positions, total
+from keras_norm.sets import Groups, Sets, split
+from keras_norm.tensors import Tensor, inferred_shape, known_shape, upcast
+
+Total = Callable[[Tensor, tuple[int, ...]], Tensor]
+"""The sum along axes, kept as 1."""
+
+
+class View(NamedTuple):
+    """x with neighbouring reduced axes merged, and cut into runs of at most `LONG_SUM`: (N, runs, length, C).
+
+    Whatever the rank of x, one loop adds up a run, and no sum is long.
+    """
+
+    x: Tensor
+    sets: Sets
+    weights: list[Tensor | None]
+    """gamma and beta, to broadcast against x."""
+
+
+def view(x: Tensor, sets: Sets, *weights: Tensor | None) -> View:
+    """The view of x, its sets and its weights. Axis 0 is never merged: it may be sharded, or unknown."""
+    sizes = known_shape(x)
+    along = [[1] * len(sizes) if w is None else [1] * (len(sizes) - len(w.shape)) + list(w.shape) for w in weights]
+
+    def is_free(a: int) -> bool:
+        return a > 0 and a in sets.axes and isinstance(sizes[a], int) and all(w[a] == 1 for w in along)
+
+    shape: list[Any] = []
+    to_view: dict[int, range] = {}
+    for free, neighbours in groupby(range(len(sizes)), is_free):
+        merged = list(neighbours)
+        for part in [merged] if free else [[a] for a in merged]:
+            cut = _runs(prod(sizes[a] for a in part)) if free else [sizes[part[0]]]
+            to_view |= {a: range(len(shape), len(shape) + len(cut)) for a in part}
+            shape += cut
+    if shape.count(None) > 1 or shape == list(sizes):
+        return View(x, sets, [None if w is None else ops.reshape(w, to) for w, to in zip(weights, along, strict=True)])
+    groups = sets.groups and sets.groups._replace(axis=to_view[sets.groups.axis][0])
+    axes = tuple(sorted({b for a in sets.axes for b in to_view[a]}))
+    origin = {b: a for a, found in to_view.items() for b in found}
+    shapes = [[w[origin[b]] for b in range(len(shape))] for w in along]
+    return View(
+        ops.reshape(x, [-1 if size is None else size for size in shape]),
+        sets._replace(axes=axes, groups=groups),
+        [None if w is None else ops.reshape(w, to) for w, to in zip(weights, shapes, strict=True)],
+    )
+
+
+def _runs(size: int) -> list[int]:
+    """`size` as a product of a number of runs and their length."""
+    number = next(k for k in range(1, size + 1) if size % k == 0 and size // k <= LONG_SUM) if size else 1
+    length = size // number
+    return [number, length] if 1 < number <= 8 * length else [size]
+
+
+def table(values: Tensor, x: Tensor, sets: Sets) -> Tensor:
+    """A value for each set, to broadcast against `split(x, sets.groups)`."""
+    shape = [1 if a in sets.axes else size for a, size in enumerate(inferred_shape(x))]
+    if sets.groups is not None:
+        shape[sets.groups.axis : sets.groups.axis + 1] = [sets.groups.count, 1]
+    return ops.reshape(values, shape)
+
+
+def pooled(sums: Tensor, groups: Groups | None) -> Tensor:
+    """The sum of each group, (N, ..., G, 1), from the sums of its members, (N, ..., C)."""
+    return sums if groups is None else ops.sum(split(sums, groups), groups.axis + 1, keepdims=True)
+
+
+def spread(values: Tensor, x: Tensor, groups: Groups | None) -> Tensor:
+    """The value of each group at its members: (N, ..., G, 1) to (N, ..., C)."""
+    if groups is None:
+        return values
+    axis, size = groups.axis, known_shape(x)[groups.axis]
+    members = [size // groups.count if a == axis + 1 else 1 for a in range(len(values.shape))]
+    shape = inferred_shape(values)
+    return ops.reshape(values * ops.ones(members, values.dtype), (*shape[:axis], size, *shape[axis + 2 :]))
+
+
+def count(x: Tensor, sets: Sets) -> Tensor | int:
+    """The number of positions of each set that x holds."""
+    members = 1 if sets.groups is None else known_shape(x)[sets.groups.axis] // sets.groups.count
+    return number_of_positions(x, sets.axes) * members
+
+
+def sums(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The sums of x along `axes`."""
+    return total(upcast(x), axes)
+
+
+def squares(x: Tensor, mean: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The sums of the squared deviations along `axes`."""
+    return total(ops.square(upcast(x) - mean), axes)
+
+
+def two_pass_moments(
+    x: Tensor,
+    sets: Sets,
+    centered: bool,
+    pool: Pool | None = None,
+    sums: Callable[..., Tensor] = sums,
+    squares: Callable[..., Tensor] = squares,
+) -> Moments:
+    """The moments, by one pass over x for the mean and one for the variance."""
+    n = count(x, sets)
+    if centered:
+        mean, _ = mean_of_sums(pooled(sums(x, axes=sets.axes), sets.groups), n, pool)
+        origin = spread(mean, x, sets.groups)
+    else:
+        origin = mean = ops.zeros([1] * len(x.shape))
+    variance, n = mean_of_sums(pooled(squares(x, origin, axes=sets.axes), sets.groups), n, pool)
+    return Moments(mean, variance, n)
+
+
+def one_pass_moments(x: Tensor, sets: Sets) -> Moments:
+    """The moments from one reading of x: both sums are taken of x - shift, with a sample of x for the shift.
+
+    The mean of a channel is then a few deviations from zero, and nothing cancels. The shift is the median of three
+    samples, so that an outlier does no harm.
+    """
+    a, b, c = (upcast(sample_at(x, sets.axes, quarter)) for quarter in (1, 2, 3))
+    shift = ops.stop_gradient(ops.maximum(ops.minimum(a, b), ops.minimum(ops.maximum(a, b), c)))
+    size, n = at_least_one(number_of_positions(x, sets.axes)), count(x, sets)
+    h = upcast(x) - shift
+    offset = total(h, sets.axes) / size
+    means, deviations = shift + offset, total(ops.square(h), sets.axes)
+    deviations = ops.where(ops.isinf(deviations), deviations, ops.relu(deviations - size * ops.square(offset)))
+    # The channels of a group differ in their means.
+    mean, _ = mean_of_sums(pooled(means * size, sets.groups), n)
+    rest, _ = mean_of_sums(pooled((means - spread(mean, x, sets.groups)) * size, sets.groups), n)
+    mean = mean + rest  # what the division rounded
+    deviations = deviations + size * ops.square(means - spread(mean, x, sets.groups))
+    variance, _ = mean_of_sums(pooled(deviations, sets.groups), n)
+    return Moments(mean, variance, n)
+
+
+def sample_at(x: Tensor, axes: tuple[int, ...], quarter: int) -> Tensor:
+    """The value at so many quarters of each of `axes`, kept as 1; 0 where an axis is empty."""
+    for axis in axes:
+        place = ops.shape(x)[axis] * quarter // 4
+        x = ops.sum(x[(*[slice(None)] * axis, slice(place, place + 1))], axis, keepdims=True)
+    return x

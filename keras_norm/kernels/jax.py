@@ -1,0 +1,84 @@
+"""JAX: one compiled function, whose derivative is written as a linear map of the tangents.
+
+JAX transposes the map for the backward pass, so forward mode, reverse mode and higher derivatives all work. x and its
+moments are all that is kept.
+"""
+
+from functools import partial
+
+import jax
+from keras import ops
+
+from keras_norm.kernels import formulas, reference
+from keras_norm.kernels.formulas import pooled, spread
+from keras_norm.moments import Moments, at_least_one, total
+from keras_norm.sets import Sets
+from keras_norm.tensors import Tensor, cast, upcast
+
+
+def standardize(
+    x: Tensor,
+    sets: Sets,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    *,
+    centered: bool,
+    one_pass: bool,
+) -> tuple[Tensor, Moments]:
+    """As `reference.standardize`. `one_pass` reads x once for both moments."""
+    y, mean, variance = _standardize(x, gamma, beta, sets, epsilon, centered, one_pass)
+    return y, Moments(mean, variance, formulas.count(x, sets))
+
+
+normalize = partial(jax.jit, static_argnames="epsilon", inline=True)(reference.normalize)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5, 6), inline=True)
+def _standardize(x, gamma, beta, sets: Sets, epsilon: float, centered: bool, one_pass: bool):
+    h, of_h, (gamma, beta) = formulas.view(x, sets, gamma, beta)
+    if one_pass and centered:
+        mean, variance, n = formulas.one_pass_moments(h, of_h)
+    else:
+        mean, variance, n = formulas.two_pass_moments(h, of_h, centered)
+    moments = (spread(moment, h, of_h.groups) for moment in (mean, variance))
+    y = _normalize(h, gamma, beta, *moments, ops.cast(at_least_one(n), mean.dtype), of_h, epsilon, centered)
+    return y.reshape(x.shape), formulas.table(mean, x, sets), formulas.table(variance, x, sets)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(6, 7, 8))
+def _normalize(x, gamma, beta, mean, variance, n, sets: Sets, epsilon: float, centered: bool) -> Tensor:
+    return reference.normalize(x, mean, variance, gamma, beta, epsilon)
+
+
+@_normalize.defjvp
+def _tangent(sets: Sets, epsilon: float, centered: bool, primals, tangents):
+    """The tangent of y through x, gamma and beta. That of the moments is part of the first.
+
+    With u = x - mean, s = 1 / sqrt(variance + epsilon) and means over S_i
+
+        ty = gamma s (tx - mean(tx) - u s^2 mean(tx u)) + u s tgamma + tbeta
+
+    without mean(tx) where the moments are about zero.
+    """
+    x, gamma, _, mean, variance, n = primals
+
+    def mean_of_set(values: Tensor) -> Tensor:
+        return spread(pooled(total(values, sets.axes), sets.groups) / n, x, sets.groups)
+
+    @partial(jax.checkpoint, prevent_cse=False)  # keeps its arguments, and computes u again
+    def linear(x, gamma, mean, variance, tx, tgamma, tbeta):
+        s, u, tx = jax.lax.rsqrt(variance + epsilon), upcast(x) - mean, upcast(tx)
+        # The factors of 1, u and tx: those of 1 and u are one per set, or per channel of a set, where gamma is.
+        of_1 = -s * mean_of_set(tx) if centered else 0.0
+        of_u = -(s**3) * mean_of_set(tx * u)
+        if gamma is not None:
+            of_1, of_u = gamma * of_1, gamma * of_u
+        if tgamma is not None:
+            of_u = of_u + s * tgamma
+        if tbeta is not None:
+            of_1 = of_1 + tbeta
+        return tx * (s if gamma is None else s * gamma) + u * of_u + of_1
+
+    ty = linear(x, gamma, mean, variance, *tangents[:3])
+    return _normalize(*primals, sets, epsilon, centered), cast(ty, x.dtype)

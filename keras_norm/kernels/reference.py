@@ -1,0 +1,40 @@
+"""The definition, operation by operation: every backend, masks, replicas, export. Gradients are the backend's."""
+
+from keras import ops
+
+from keras_norm.moments import Moments, Pool, center, moments
+from keras_norm.sets import Sets, merge, split
+from keras_norm.tensors import Tensor, cast, upcast
+
+
+def standardize(
+    x: Tensor,
+    sets: Sets,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    mask: Tensor | None = None,
+    *,
+    centered: bool = True,
+    pool: Pool | None = None,
+) -> tuple[Tensor, Moments]:
+    """gamma (x - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta, and the moments of the sets."""
+    wide = upcast(x)
+    batch = moments(wide, sets, mask, centered=centered, pool=pool)
+    h = split(wide, sets.groups)  # (N, H, W, C) to (N, H, W, G, C/G)
+    h = center(h, batch.mean, split(mask, sets.groups)) * ops.rsqrt(batch.variance + epsilon)
+    h = merge(h, wide, sets.groups)
+    if gamma is not None:
+        h = h * gamma
+    if beta is not None:
+        h = h + beta
+    return cast(h, x.dtype), batch
+
+
+def normalize(
+    x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
+) -> Tensor:
+    """gamma (x - mean) / sqrt(variance + epsilon) + beta, with a mean and a variance that do not depend on x."""
+    scale = ops.rsqrt(variance + epsilon)
+    h = (upcast(x) - mean) * (scale if gamma is None else scale * gamma)
+    return cast(h if beta is None else h + beta, x.dtype)

@@ -1,0 +1,89 @@
+"""torch: its own kernels, gradients included, for the sets that it has kernels for."""
+
+import torch
+
+from keras_norm.moments import Moments
+from keras_norm.sets import Sets
+from keras_norm.tensors import Tensor, cast, upcast
+
+Standardized = tuple[Tensor, Moments | None]
+
+
+def standardize(
+    x: Tensor, sets: Sets, gamma: Tensor | None, beta: Tensor | None, epsilon: float
+) -> Standardized | None:
+    """As `reference.standardize`, with the moments of a batch alone; None for sets that torch has no kernel for."""
+    rank, weights = len(x.shape), [w for w in (gamma, beta) if w is not None]
+    kept = [a for a in range(rank) if a not in sets.axes]
+    channel = kept[-1] if kept else 0
+    if all(_runs_along(w, [x.shape[channel], *[1] * (rank - 1 - channel)]) for w in weights):
+        if kept == [channel] and sets.groups is None:
+            return _batch(x, channel, gamma, beta, epsilon)
+        if kept == [0, channel] and (sets.groups is None or sets.groups.axis == channel):
+            return _group(x, channel, sets, gamma, beta, epsilon)
+    sizes = x.shape[len(kept) :]
+    if kept == list(range(len(kept))) and sizes and sets.groups is None and all(_runs_along(w, sizes) for w in weights):
+        return _layer(x, sizes, gamma, beta, epsilon)
+    return None
+
+
+def _layer(x: Tensor, sizes: torch.Size, gamma: Tensor | None, beta: Tensor | None, epsilon: float) -> Standardized:
+    gamma, beta = (None if w is None else w.reshape(sizes) for w in (gamma, beta))
+    return cast(torch.layer_norm(upcast(x), sizes, gamma, beta, epsilon), x.dtype), None
+
+
+def _group(
+    x: Tensor, channel: int, sets: Sets, gamma: Tensor | None, beta: Tensor | None, epsilon: float
+) -> Standardized:
+    # On channels-last memory torch's kernel loses the mean: off by 1e-2 where it is 100 standard deviations from 0.
+    h = upcast(x).movedim(channel, 1).contiguous()
+    groups = h.shape[1] if sets.groups is None else sets.groups.count
+    y = torch.group_norm(h, groups, _vector(gamma), _vector(beta), epsilon)
+    return cast(y.movedim(1, channel), x.dtype), None
+
+
+def _batch(x: Tensor, channel: int, gamma: Tensor | None, beta: Tensor | None, epsilon: float) -> Standardized | None:
+    h = _channels_on_axis_1(upcast(x), channel)
+    n = h.numel() // h.shape[1]
+    if n < 2:
+        return None  # torch divides its variance by n - 1
+    mean, variance = h.new_zeros(h.shape[1]), h.new_zeros(h.shape[1])
+    # With a momentum of 1 the kernel writes the statistics of the batch where it would update moving ones.
+    y, *_ = torch.native_batch_norm(h, _vector(gamma), _vector(beta), mean, variance, True, 1.0, epsilon)
+    table = [-1 if a == channel else 1 for a in range(len(x.shape))]
+    batch = Moments(mean.reshape(table), (variance * ((n - 1) / n)).reshape(table), n)
+    return cast(_back_from_axis_1(y, x, channel), x.dtype), batch
+
+
+def normalize(
+    x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
+) -> Tensor | None:
+    """As `reference.normalize`; None where the weights are not one per channel, or need gradients of the moments."""
+    channels = [a - len(mean.shape) for a, size in enumerate(mean.shape) if size != 1] or [-1]
+    channel = channels[0] % len(x.shape)
+    sizes = [x.shape[channel], *[1] * (len(x.shape) - 1 - channel)]
+    weights = [w for w in (mean, variance, gamma, beta) if w is not None]
+    if mean.requires_grad or variance.requires_grad or not all(_runs_along(w, sizes) for w in weights):
+        return None
+    h = _channels_on_axis_1(upcast(x), channel)
+    gamma, beta, mean, variance = map(_vector, (gamma, beta, mean, variance))
+    y = torch.batch_norm(h, gamma, beta, mean, variance, False, 0.0, epsilon, False)
+    return cast(_back_from_axis_1(y, x, channel), x.dtype)
+
+
+def _channels_on_axis_1(x: Tensor, channel: int) -> Tensor:
+    return x.reshape(-1, x.shape[channel]) if channel == len(x.shape) - 1 else x.movedim(channel, 1)
+
+
+def _back_from_axis_1(y: Tensor, x: Tensor, channel: int) -> Tensor:
+    return y.reshape(x.shape) if channel == len(x.shape) - 1 else y.movedim(1, channel)
+
+
+def _runs_along(weight: Tensor, sizes: list[int]) -> bool:
+    """Whether the weight has exactly these sizes on its last axes, and 1 on all others."""
+    leading = max(0, len(weight.shape) - len(sizes))
+    return list(weight.shape[leading:]) == list(sizes) and all(size == 1 for size in weight.shape[:leading])
+
+
+def _vector(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight.reshape(-1)

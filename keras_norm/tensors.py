@@ -1,0 +1,53 @@
+"""Shapes and dtypes of tensors, on every backend."""
+
+import warnings
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+"""A tensor of the Keras backend in use, or what `keras.ops` takes for one."""
+
+
+def known_shape(x: Tensor) -> tuple[Any, ...]:
+    """The sizes of `x` as numbers, None where unknown.
+
+    While torch traces a graph, for ONNX say, each size is a tensor; it becomes a constant of the graph.
+    """
+    if not any(ops.is_tensor(size) for size in x.shape):
+        return tuple(x.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tuple(int(size) for size in x.shape)
+
+
+def inferred_shape(x: Tensor) -> tuple[Any, ...]:
+    """The shape of `x` to reshape to.
+
+    A single unknown size stands as -1, so that an exported graph holds no SHAPE operation.
+    """
+    if list(x.shape).count(None) == 1 and 0 not in x.shape:
+        return tuple(-1 if size is None else size for size in x.shape)
+    return tuple(ops.shape(x))
+
+
+def at_least_float32(dtype: Any) -> str:
+    """`dtype`, or float32 where it is narrower or holds integers."""
+    # Not `keras.backend.result_type`, which takes float64 for float32 on JAX and torch.
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+
+
+def cast(x: Tensor, dtype: str) -> Tensor:
+    """`x` in `dtype`; the same tensor where it has that dtype."""
+    return x if keras.backend.standardize_dtype(x.dtype) == dtype else ops.cast(x, dtype)
+
+
+def upcast(x: Tensor) -> Tensor:
+    """`x` in float32 or wider. Inside a compiled function x is still read at its stored width."""
+    return cast(x, at_least_float32(x.dtype))
+
+
+def select(x: Tensor, mask: Tensor | None) -> Tensor:
+    """`x`, and 0 at masked positions."""
+    return x if mask is None else ops.where(mask, x, 0.0)
