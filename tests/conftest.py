@@ -22,11 +22,11 @@ def pytest_configure(config):
     # The process that hands out the tests runs none, and Keras takes seconds to import.
     if chosen == "auto" or (config.getoption("numprocesses", None) and not hasattr(config, "workerinput")):
         return
-    from keras_norm import compilation
+    from keras_norm import compilation, kernels
 
     if chosen == "as on a GPU":
         chosen = "always"
-        compilation.has_accelerator = lambda: True
+        kernels.has_accelerator = lambda: True
     compilation.set_mode(chosen)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import keras_norm as kn
-from keras_norm import compilation
+from keras_norm import compilation, kernels
 from support import exports, reference
 from support.backends import BACKEND, array, call, tensorflow_only
 from support.cases import CHANNELS, every_case, random_input
@@ -33,14 +33,14 @@ def mode(monkeypatch):
 def accelerator(monkeypatch):
     """Has the library find a GPU, so that it compiles by itself; what is compiled runs on the CPU."""
     monkeypatch.setattr(compilation, "_mode", "auto")
-    monkeypatch.setattr(compilation, "has_accelerator", lambda: True)
+    monkeypatch.setattr(kernels, "has_accelerator", lambda: True)
 
 
 @pytest.fixture(params=[pytest.param("on a CPU", marks=pytest.mark.slow), "as on a GPU"])
 def compiling(request, monkeypatch):
     """Both ways to compile for every shape: in parts, and moments and gradient as wholes in one reading."""
     monkeypatch.setattr(compilation, "_mode", "always")
-    monkeypatch.setattr(compilation, "has_accelerator", lambda: request.param == "as on a GPU")
+    monkeypatch.setattr(kernels, "has_accelerator", lambda: request.param == "as on a GPU")
 
 
 def with_gradients(layer, x):
@@ -190,7 +190,8 @@ FIT = """
 import pathlib, sys
 import keras, numpy as np, tensorflow as tf
 import keras_norm as kn
-kn.compilation.has_accelerator = lambda: True
+from keras_norm import kernels
+kernels.has_accelerator = lambda: True
 for size, mode, samples in ((2, "never", 19), (3, "auto", 16), (4, "auto", 19), (5, "always", 19)):
     kn.compilation.set_mode(mode)
     pooling = keras.layers.GlobalMaxPooling2D()

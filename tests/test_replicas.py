@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_norm as kn
-from keras_norm.replicas import Replicas
+from keras_norm.kernels.replicas import Replicas
 from support import parts, processes, trainings
 from support.backends import BACKEND, array, gradients, tensorflow_only
 from support.wrapped_layers import WRAPPERS

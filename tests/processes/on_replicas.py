@@ -15,7 +15,7 @@ from support.wrapped_layers import WRAPPERS, inputs_of_all
 
 COUNT, OUT, WAY = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 if WAY == "as on a GPU":
-    compilation.has_accelerator = lambda: True
+    kernels.has_accelerator = lambda: True
     compilation.set_mode("always")
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * COUNT)
