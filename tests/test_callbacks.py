@@ -347,7 +347,7 @@ def subclassed():
         (seeded, ["conv", "conv9"], "layers must be layers of the model. Received: 'conv9', model="),
         (seeded, ["conv9"], "(layers: conv, ours, dropout, keras, flatten, dense)"),
         (plain, None, "the model must have a normalization"),
-        (seeded, ["conv", "conv"], "each layer must have a name of its own. Received: layers ['conv', 'conv']"),
+        (seeded, ["conv", "conv"], "layers must have different names. Received: layers ['conv', 'conv']"),
         (subclassed, ["unused"], "the model must call every layer. Received: 'unused'"),
         (seeded, [layers.Dense(3, name="alien")], "the model must call every layer. Received: 'alien'"),
     ],

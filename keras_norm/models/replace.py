@@ -10,7 +10,7 @@ from keras.layers import Layer
 from keras_norm.layers import GroupNormalization, LayerNormalization
 from keras_norm.layers.frozen import FrozenBatchNormalization
 from keras_norm.models.conversion import convert
-from keras_norm.models.kinds import is_normalization
+from keras_norm.models.predicates import is_normalization
 
 GROUPED = (GroupNormalization, keras.layers.GroupNormalization)
 WITHOUT_CHANNEL_AXIS = (LayerNormalization, keras.layers.LayerNormalization, keras.layers.RMSNormalization)
