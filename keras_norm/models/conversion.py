@@ -36,7 +36,7 @@ def convert(
         changes = [(copy, old, new) for copy, old, new in changes if new is not old]
         _check_changes(owner, changes)
         for copy, old, new in changes:
-            build_like(old, new, copy)
+            build_like(old, new, copy.path)
             new.trainable = old.trainable
             _copy_matching_weights(old, new)
     for copy, _, new in changes:

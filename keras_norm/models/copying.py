@@ -44,7 +44,7 @@ def copy_model(model: keras.Model) -> tuple[keras.Model, Copies]:
     with SafeModeScope(safe_mode=False), keras.saving.custom_object_scope(_classes(model)):
         result = copy_layer(model)
         with warnings.catch_warnings(action="ignore"):  # Keras may fail to build the model; its layers are built below
-            build_like(model, result, model)
+            build_like(model, result, model.path)
         layers = [pair for pair in memo.values() if isinstance(pair[0], Layer)]  # operations have no state
         for original, copy in reversed(layers):  # models before their layers, because `trainable` propagates
             is_graph = _is_graph(original)
@@ -58,12 +58,12 @@ def copy_model(model: keras.Model) -> tuple[keras.Model, Copies]:
     return result, copies
 
 
-def build_like(original: Layer, new: Layer, located: Layer) -> None:
-    """Builds `new` for the inputs of `original`. The paths of its weights are those of the layer `located`."""
+def build_like(original: Layer, new: Layer, path: str | None) -> None:
+    """Builds `new` for the inputs of `original`, as the layer at `path` in a model."""
     config = original.get_build_config() if original.built else None
     if config and not new.built:
         with ExitStack() as scopes:
-            for name in (located.path or "").split("/")[:-1]:
+            for name in (path or "").split("/")[:-1]:
                 scopes.enter_context(keras.name_scope(name))
             new.build_from_config(config)
         new.built = True  # as Keras does when it loads a file
@@ -119,9 +119,9 @@ def _paired_layers(original: Layer, copy: Layer) -> Iterator[tuple[Layer, Layer]
         if not (is_normalization(original) or type(original).__module__.startswith("keras.")):
             raise ValueError(f"{original.name!r} ({type(original).__name__}) has another class or arguments in a copy")
         recreated = _recreate(original)
-        build_like(original, recreated, copy)
+        build_like(original, recreated, copy.path)
         replace_in_place(copy, recreated)
-    build_like(original, copy, copy)
+    build_like(original, copy, copy.path)
     yield original, copy
     inner, copied = sublayers(original), sublayers(copy)
     if len(inner) != len(copied):

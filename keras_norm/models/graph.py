@@ -155,7 +155,7 @@ def _call_symbolically(layer: Layer, args: Any, kwargs: Any) -> tuple[list[Tenso
 
 
 class _ReadRecorder(keras.StatelessScope):
-    """Records which variables are read in the scope. Symbolic calls of layers inside open scopes of their own."""
+    """Records the variables that a layer reads itself. Layers that it calls open other scopes."""
 
     def __init__(self) -> None:
         super().__init__()

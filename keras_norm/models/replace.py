@@ -26,7 +26,7 @@ def replace_normalization(
     *,
     in_place: bool = False,
 ) -> keras.Model:
-    """Returns a copy of a model with another normalization in place of each of its own.
+    """Returns a copy of a model in which every normalization is replaced by another one.
 
     New normalizations get the weights of equal name and shape: gamma and beta, moving statistics. All other weights are
     copied. The result has the class of the model with its methods, `train_step` and `compile`. It is not compiled, and

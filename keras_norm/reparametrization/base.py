@@ -27,7 +27,7 @@ class KernelReparametrization(keras.layers.Wrapper):
     act on the stored kernel.
 
     Args:
-        layer: the layer to wrap. The wrapper has the dtype policy of the layer.
+        layer: the layer to wrap. Its dtype policy applies; the wrapper takes none.
         weight_name: the name or names of the weights to re-parametrize, also in sublayers. None for `recurrent_kernel`
             of an RNN, else `kernel`, else `embeddings`, else `depthwise_kernel` and `pointwise_kernel` of a separable
             convolution.
