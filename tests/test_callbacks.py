@@ -306,7 +306,8 @@ def events(folder):
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow can")
 def test_there_is_no_tensorboard_without_tensorflow(tmp_path):
-    with pytest.raises(ValueError, match=rf"log_dir must be None, .* on backend '{BACKEND}' \(plot `history`\)"):
+    words = rf"log_dir must be None without TensorFlow, .* on backend '{BACKEND}' \(plot `history`\)"
+    with pytest.raises(ValueError, match=words):
         ResponsePercentiles(DATA, log_dir=tmp_path)
 
 
