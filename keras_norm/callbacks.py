@@ -1,8 +1,8 @@
-"""What happens inside a model, recorded while it trains."""
+"""Callbacks that record the responses of layers during training."""
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from keras.layers import Layer
 from keras_norm import arguments
 from keras_norm._keras import takes_training
 from keras_norm.intercept import intercept
-from keras_norm.models.kinds import is_normalization, parts_of
+from keras_norm.models.predicates import is_frozen, is_normalization
 from keras_norm.tensors import Tensor, at_least_float32
+from keras_norm.walk import named_layers
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -27,38 +28,37 @@ elif backend.backend() == "torch":
 
 
 class ResponsePercentiles(keras.callbacks.Callback):
-    """Records how the responses of layers are distributed, as a model trains.
+    """Records percentiles of the responses of layers during training.
 
     The responses of a layer are all values z_1 <= ... <= z_n of its outputs for `data`, the same samples at every
-    record, masked positions too. Percentile p is the response that p percent of them do not exceed,
+    record, masked positions included. Percentile p is
 
         q_p = z_k with k = 1 + (n - 1) p / 100
 
-    and between two neighbours where k is no integer. A record is made before the first step and after every
-    `every` steps, which are counted on from epoch to epoch and from `fit` to `fit`. The training does not notice:
-    moving statistics, seeds and losses stay as they were, and the weights come out the same, bit for bit.
+    interpolated between neighbours if k is not an integer. A record is made before the first step and after every
+    `every` steps, counted across epochs and calls of `fit`. Training is unaffected, bit for bit: moving statistics,
+    seeds, losses and weights are the same as without the callback.
 
-    Steps are batches. With `steps_per_execution` above 1 a record is made after the execution that reaches its step.
+    A step is a batch. If `steps_per_execution` is above 1, a record is made after the execution that reaches its step.
     Under a `tf.distribute` strategy the model runs on one device, and batch statistics are those of `data` alone.
 
     Args:
-        data: samples to call the model with, as many as fit into a batch.
-        layers: names of layers, or the layers themselves; every normalization that the model calls if None. Names are
-            those of its layers and of layers inside these, which may be told apart by their path: "block_1/norm".
+        data: samples to call the model with, as one batch.
+        layers: layers, or their names; None for every normalization that the model calls. Layers inside other layers
+            may be given by path, such as "block_1/norm".
         percentiles: numbers from 0 to 100.
-        every: the number of steps from record to record.
-        training: whether the model runs as in training, with the statistics of a batch and dropout, or as in
-            inference.
-        log_dir: a folder for TensorBoard, with a chart for each layer and a run, which is a folder, for each
-            percentile. TensorFlow backend only.
+        every: the number of steps between records.
+        training: whether to run the model in training mode, with batch statistics and dropout, or in inference mode.
+        log_dir: a folder for TensorBoard, which shows a chart per layer and a run, which is a folder, per percentile.
+            TensorFlow backend only.
 
     Attributes:
-        steps: the step of each record, the first of them 0.
-        history: by name of the layer an array of shape `(records, percentiles)`; by its path where names repeat.
+        steps: the step of each record; the first one is 0.
+        history: for each layer an array of shape `(records, percentiles)`, by name, or by path where names repeat.
 
     Raises:
         TypeError, ValueError: when constructed, for an argument of the wrong type or value; when `fit` begins, if the
-            model is not built, or has no such layer, or several of one name, or does not call it.
+            model is not built, has no such layer, has several of one name, or does not call the layer.
 
     Example:
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Rescaling(2.0), keras.layers.Dense(1)])
@@ -93,7 +93,7 @@ class ResponsePercentiles(keras.callbacks.Callback):
         self.training = arguments.boolean(OWNER, "training", training)
         if log_dir is not None and backend.backend() != "tensorflow":
             raise ValueError(
-                f"{OWNER}: log_dir must be None, for it is TensorFlow that writes for TensorBoard. "
+                f"{OWNER}: log_dir must be None without TensorFlow, which writes the files of TensorBoard. "
                 f"Received: log_dir={str(log_dir)!r} on backend {backend.backend()!r} (plot `history`)."
             )
         self.log_dir = log_dir
@@ -104,11 +104,11 @@ class ResponsePercentiles(keras.callbacks.Callback):
 
     @property
     def history(self) -> dict[str, np.ndarray]:
-        """By name of the layer the percentiles at each step, of shape `(records, percentiles)`."""
+        """For each layer the percentiles at each step, of shape `(records, percentiles)`."""
         return {name: np.array(records) for name, records in self._records.items()}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._chosen = _find(self.model, self.layers)
+        self._selected = _select_layers(self.model, self.layers)
         if self.log_dir is not None:
             folders = [Path(self.log_dir) / f"percentile_{p:g}" for p in self.percentiles]
             self._writers = [tf.summary.create_file_writer(str(folder)) for folder in folders]
@@ -119,7 +119,7 @@ class ResponsePercentiles(keras.callbacks.Callback):
         self._steps_before_epoch = self._step
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Keras counts an execution in full, also the last of an epoch, which may have fewer steps.
+        # Keras counts every execution in full, but the last one of an epoch may have fewer steps.
         in_epoch = min(batch + 1, self.params.get("steps") or batch + 1)
         last, self._step = self._step, self._steps_before_epoch + in_epoch
         if self._step // self.every > last // self.every:
@@ -130,16 +130,16 @@ class ResponsePercentiles(keras.callbacks.Callback):
             writer.close()
 
     def _record(self) -> None:
-        """The percentiles of all chosen layers, as the model stands."""
-        responses = _responses(self.model, self._chosen, self.data, self.training, every_one=self.layers is not None)
+        """Records the percentiles of all selected layers."""
+        responses = _responses(self.model, self._selected, self.data, self.training, call_all=self.layers is not None)
         self.steps.append(self._step)
         for name, values in responses.items():
-            found = np.percentile(values, self.percentiles)
-            self._records.setdefault(name, []).append(found)
-            for writer, value in zip(self._writers, found, strict=False):
+            percentiles = np.percentile(values, self.percentiles)
+            self._records.setdefault(name, []).append(percentiles)
+            for writer, value in zip(self._writers, percentiles, strict=False):
                 with writer.as_default(step=self._step):
-                    # What `tf.summary.scalar` writes, which needs TensorBoard to be installed.
-                    tf.summary.write(name, np.float32(value), metadata=_scalar())
+                    # Equivalent to `tf.summary.scalar`, which needs TensorBoard to be installed.
+                    tf.summary.write(name, np.float32(value), metadata=_scalar_metadata())
 
 
 OWNER = "ResponsePercentiles"
@@ -166,109 +166,99 @@ def _checked_percentiles(percentiles: Any) -> list[float]:
     return listed
 
 
-def _find(model: keras.Model, wanted: list[str | Layer] | None) -> dict[str, Layer]:
+def _select_layers(model: keras.Model, wanted: list[str | Layer] | None) -> dict[str, Layer]:
     """The wanted layers by name, in the order of `wanted` or of the model."""
     if not model.built:
         raise ValueError(
             f"{OWNER}: the model must be built. "
             f"Received: model={model.name!r}, which is not (give it a keras.Input, or call it once)."
         )
-    known: dict[int, tuple[str, Layer]] = {}
-    for path, layer in _layers_of(model):
-        known.setdefault(id(layer), (path, layer))
-    names = ", ".join(path for path, _ in known.values())
+    known = named_layers(model, is_leaf=is_frozen)[1:]
+    names = ", ".join(path for path, layer in known if not isinstance(layer, keras.layers.InputLayer))
     if wanted is None:
-        chosen = [layer for _, layer in known.values() if is_normalization(layer)]
-        if not chosen:
+        selected = [layer for _, layer in known if is_normalization(layer)]
+        if not selected:
             raise ValueError(
                 f"{OWNER}: the model must have a normalization, or layers must name others. "
                 f"Received: layers=None, model={model.name!r} (layers: {names})."
             )
     else:
-        chosen = []
+        selected = []
         for one in wanted:
-            named = [layer for path, layer in known.values() if one in (path, layer.name)]
+            named = [layer for path, layer in known if one in (path, layer.name)]
             if isinstance(one, str) and not named:
                 raise ValueError(
                     f"{OWNER}: layers must be layers of the model. Received: {one!r}, model={model.name!r} "
                     f"(layers: {names})."
                 )
-            chosen += named if isinstance(one, str) else [one]
-    paths = {id(layer): path for path, layer in known.values()}
-    times = Counter(layer.name for layer in chosen)
+            selected += named if isinstance(one, str) else [one]
+    paths = {id(layer): path for path, layer in known}
+    times = Counter(layer.name for layer in selected)
 
     def label(layer: Layer) -> str:
         path = paths.get(id(layer), layer.name)
         return path if times[layer.name] > 1 or path in (wanted or ()) else layer.name
 
-    found = {label(layer): layer for layer in chosen}
-    if len(found) < len(chosen):
+    by_label = {label(layer): layer for layer in selected}
+    if len(by_label) < len(selected):
         raise ValueError(
-            f"{OWNER}: each layer must have a name of its own. Received: layers {[layer.name for layer in chosen]} "
+            f"{OWNER}: layers must have different names. Received: layers {[layer.name for layer in selected]} "
             "(the records are kept by name)."
         )
-    return found
-
-
-def _layers_of(holder: Layer, above: str = "") -> Iterator[tuple[str, Layer]]:
-    """The layers of a model and those inside of them, each with its path of names."""
-    for layer in holder.layers if isinstance(holder, keras.Model) else parts_of(holder):
-        path = above + layer.name
-        yield path, layer
-        yield from _layers_of(layer, f"{path}/")
+    return by_label
 
 
 def _responses(
-    model: keras.Model, layers: dict[str, Layer], data: Any, training: bool, every_one: bool
+    model: keras.Model, layers: dict[str, Layer], data: Any, training: bool, call_all: bool
 ) -> dict[str, np.ndarray]:
-    """All values that each layer gives, in one call of the model that leaves no trace.
+    """All output values of each layer in one call of the model, which has no side effects.
 
-    Without `every_one` those of the layers that are called.
+    Raises an error if `call_all` and the model does not call a layer. Otherwise the result lacks such layers.
     """
     outputs: dict[str, list[Tensor]] = {name: [] for name in layers}
-    of_layer = {id(layer): outputs[name] for name, layer in layers.items()}
+    by_id = {id(layer): outputs[name] for name, layer in layers.items()}
     this_thread = threading.get_ident()
 
     def collect(layer: Layer, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        given = call(*args, **kwargs)
-        if threading.get_ident() == this_thread:  # another may use the model meanwhile
-            of_layer[id(layer)].extend(filter(_is_value, tree.flatten(given)))
-        return given
+        result = call(*args, **kwargs)
+        if threading.get_ident() == this_thread:  # another thread may call the model meanwhile
+            by_id[id(layer)].extend(filter(_is_concrete, tree.flatten(result)))
+        return result
 
     inputs = tree.map_structure(ops.convert_to_tensor, data)
     kwargs = {"training": training} if takes_training(model) else {}
-    # What the call assigns to variables, and what it adds to losses, ends with the scope.
-    with intercept(layers.values(), collect), keras.StatelessScope(), _own_randomness():
+    # The scope discards assigned variables and added losses.
+    with intercept(layers.values(), collect), keras.StatelessScope(), _isolated_rng():
         model(inputs, **kwargs)
-    called = {name: calls for name, calls in outputs.items() if calls}
+    called = {name: values for name, values in outputs.items() if values}
     for name in outputs:
-        if name not in called and (every_one or not called):
+        if name not in called and (call_all or not called):
             raise ValueError(
                 f"{OWNER}: the model must call every layer. Received: {name!r}, which model={model.name!r} does not "
-                "call (a layer inside another may be passed by: take the outer one)."
+                "call (another layer may use its weights without a call: name that one)."
             )
-    return {name: np.concatenate([_values(output) for output in calls]) for name, calls in called.items()}
+    return {name: np.concatenate([_flat_values(value) for value in values]) for name, values in called.items()}
 
 
-def _is_value(output: Tensor) -> bool:
-    """Whether the tensor has values: inside a compiled loop, such as that of an RNN, it stands for some."""
+def _is_concrete(output: Tensor) -> bool:
+    """Whether the tensor has values. It has none inside a compiled loop, such as that of an RNN."""
     if backend.backend() == "jax":
         return not isinstance(output, jax.core.Tracer)
     return backend.backend() != "tensorflow" or not tf.is_symbolic_tensor(output)
 
 
-def _own_randomness() -> AbstractContextManager[Any]:
-    """Keeps what is drawn from the rest: on torch Keras takes dropout from one generator for all."""
+def _isolated_rng() -> AbstractContextManager[Any]:
+    """Restores the random state of torch on exit. Keras draws dropout from torch's global generator."""
     return torch.random.fork_rng() if backend.backend() == "torch" else nullcontext()
 
 
-def _values(output: Tensor) -> np.ndarray:
+def _flat_values(output: Tensor) -> np.ndarray:
     """All values of a tensor, in float32 or wider."""
-    wide = ops.cast(output, at_least_float32(output.dtype))
-    return ops.convert_to_numpy(wide).reshape(-1)
+    upcast = ops.cast(output, at_least_float32(output.dtype))
+    return ops.convert_to_numpy(upcast).reshape(-1)
 
 
-def _scalar() -> Any:
-    """What tells TensorBoard to draw a value as a point of a curve."""
+def _scalar_metadata() -> Any:
+    """Tells TensorBoard to draw the values as a curve."""
     plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
     return tf.compat.v1.SummaryMetadata(plugin_data=plugin)

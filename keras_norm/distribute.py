@@ -1,4 +1,4 @@
-"""A model that `fit` trains on several workers, and on batches that replicas cannot share evenly."""
+"""A model whose `fit` supports several workers and batches that do not split evenly over replicas."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from keras_norm.tensors import Tensor
 class DistributedModel(keras.Model):
     """A `keras.Model` for `tf.distribute` strategies with replicas in several processes.
 
-    Where Keras fails in `fit`, `evaluate` or `predict` it does what Keras does elsewhere, and nothing more: with one
-    device, or on another backend than TensorFlow, it is `keras.Model`. Build and compile it inside
-    `strategy.scope()`. Logs that a `train_step` of your own returns must have passed through `compute_metrics`.
+    It fixes `fit`, `evaluate` and `predict` where Keras fails on several workers or uneven batches. Otherwise, on one
+    device or on JAX and torch, it behaves as `keras.Model`. Build and compile it inside `strategy.scope()`. A custom
+    `train_step` must return logs from `compute_metrics`.
 
     Example:
         >>> x = keras.Input((3,))
@@ -23,25 +23,25 @@ class DistributedModel(keras.Model):
         >>> model.output_shape
         (None, 2)
 
-    A Sequential model becomes one by `DistributedModel(sequential.inputs, sequential.outputs)`.
+    Convert a Sequential model by `DistributedModel(sequential.inputs, sequential.outputs)`.
     """
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Builds the model from the first replica's part of a batch.
+        """Builds the model from the first replica's shard of a batch.
 
-        Stands for Keras' build from the mean of all parts, which parts of unequal sizes do not have (a first batch
-        of 5 on two replicas) and which several workers hand on as a `PerReplica` that is no tensor.
+        Keras averages the shards of all replicas instead. This fails for shards of unequal sizes (a first batch of 5
+        on two replicas), and on several workers, where the shards are a `PerReplica` and not a tensor.
         """
         if iterator is not None:
             _, _, batches = next(iter(iterator))
-            parts_of = self.distribute_strategy.experimental_local_results
-            data_batch = tree.map_structure(lambda value: parts_of(value)[0], next(batches))
+            local_results = self.distribute_strategy.experimental_local_results
+            data_batch = tree.map_structure(lambda value: local_results(value)[0], next(batches))
         super()._maybe_symbolic_build(data_batch=data_batch)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Tensor]:
         """The logs of a step, of shape `(1,)` on several workers.
 
-        Stands for Keras' scalars, which it averages over the workers along axis 0: "Invalid reduction dimension 0".
+        Keras returns scalars and averages them over the workers along axis 0: "Invalid reduction dimension 0".
         """
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
         if is_multi_process():

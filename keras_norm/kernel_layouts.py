@@ -1,4 +1,4 @@
-"""Where the units of a layer lie: in its kernels and in its outputs. Shared by re-parametrization and folding."""
+"""The unit axes of kernels and outputs, by type of layer. Shared by re-parametrization and folding."""
 
 from math import prod
 
@@ -13,7 +13,7 @@ CONVOLUTIONS = (kl.Conv1D, kl.Conv2D, kl.Conv3D, *TRANSPOSED, *DEPTHWISE, *SEPAR
 
 
 def unit_axes(layer: Layer, name: str, rank: int) -> tuple[int, ...]:
-    """The axes along which output units lie, counted from 0, of the layer's kernel of that name and rank."""
+    """The axes of the output units in the layer's kernel of this name and rank, counted from 0."""
     if isinstance(layer, kl.EinsumDense):
         kernel, output = _einsum_letters(layer)
         return tuple(a for a, letter in enumerate(kernel) if letter in output)
@@ -23,10 +23,10 @@ def unit_axes(layer: Layer, name: str, rank: int) -> tuple[int, ...]:
 
 
 def output_axes(layer: Layer) -> tuple[int, ...] | None:
-    """The axes of a layer's output along which its units lie, in the order of the kernel's axes; None if unknown."""
+    """The axes of the units in the layer's output, in the order of the kernel's axes; None if unknown."""
     if isinstance(layer, kl.EinsumDense):
         kernel, output = _einsum_letters(layer)
-        # Behind a leading ellipsis letters count from the end.
+        # After a leading ellipsis, axes count from the end.
         start = -len(output) if output.startswith(".") else 0
         return tuple(start + output.index(letter) for letter in kernel if letter in output)
     if isinstance(layer, CONVOLUTIONS):
@@ -35,17 +35,17 @@ def output_axes(layer: Layer) -> tuple[int, ...] | None:
 
 
 def along_units(values: np.ndarray, layer: Layer, name: str, kernel: np.ndarray) -> np.ndarray:
-    """A value for each output unit, shaped to broadcast against the layer's kernel of that name."""
+    """Reshapes a vector with one value per output unit to broadcast against the kernel."""
     axes = unit_axes(layer, name, kernel.ndim)
     return values.reshape([size if a in axes else 1 for a, size in enumerate(kernel.shape)])
 
 
 def number_of_units(layer: Layer, name: str, kernel: np.ndarray) -> int:
-    """The number of output units of the layer's kernel of that name."""
+    """The number of output units of the kernel."""
     return prod(kernel.shape[a] for a in unit_axes(layer, name, kernel.ndim))
 
 
 def _einsum_letters(layer: kl.EinsumDense) -> tuple[str, str]:
-    """The letters of the kernel and those of the output in the equation `input,kernel->output`."""
+    """The kernel's and the output's letters in the equation `input,kernel->output`."""
     inputs, output = layer.equation.split("->")
     return inputs.split(",")[1], output

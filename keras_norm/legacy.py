@@ -1,4 +1,4 @@
-"""The argument `axis` in `.h5` files, whose loader drops an axis that is neither a number nor a list of one."""
+"""Keeps the argument `axis` in `.h5` files: Keras' loader drops None and lists of several axes."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ KEY = "axis_in_h5"
 
 
 def kept_axis(axis: Any) -> dict[str, Any]:
-    """What a config says of `axis`: twice in a `.h5` file, the second time by a name that the loader keeps."""
+    """The entries of a config for `axis`. A `.h5` file also has it under a name that the loader does not touch."""
     return {"axis": axis, KEY: axis} if in_legacy_h5_file() else {"axis": axis}
 
 
 def with_kept_axis(config: dict[str, Any]) -> dict[str, Any]:
-    """The config as it was written."""
+    """The config with `axis` as it was saved."""
     config = dict(config)
     return config | {"axis": config.pop(KEY)} if KEY in config else config

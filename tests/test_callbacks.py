@@ -306,7 +306,8 @@ def events(folder):
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow can")
 def test_there_is_no_tensorboard_without_tensorflow(tmp_path):
-    with pytest.raises(ValueError, match=rf"log_dir must be None, .* on backend '{BACKEND}' \(plot `history`\)"):
+    words = rf"log_dir must be None without TensorFlow, .* on backend '{BACKEND}' \(plot `history`\)"
+    with pytest.raises(ValueError, match=words):
         ResponsePercentiles(DATA, log_dir=tmp_path)
 
 
@@ -347,7 +348,7 @@ def subclassed():
         (seeded, ["conv", "conv9"], "layers must be layers of the model. Received: 'conv9', model="),
         (seeded, ["conv9"], "(layers: conv, ours, dropout, keras, flatten, dense)"),
         (plain, None, "the model must have a normalization"),
-        (seeded, ["conv", "conv"], "each layer must have a name of its own. Received: layers ['conv', 'conv']"),
+        (seeded, ["conv", "conv"], "layers must have different names. Received: layers ['conv', 'conv']"),
         (subclassed, ["unused"], "the model must call every layer. Received: 'unused'"),
         (seeded, [layers.Dense(3, name="alien")], "the model must call every layer. Received: 'alien'"),
     ],

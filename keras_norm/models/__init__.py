@@ -1,4 +1,4 @@
-"""Models in, models out: replace, synchronize, freeze, recalibrate and fold normalizations."""
+"""Tools for whole models: replace, synchronize, freeze, recalibrate and fold normalizations."""
 
 from keras_norm.models.fold import fold_batch_normalization as fold_batch_normalization
 from keras_norm.models.fold_weights import fold_weights as fold_weights

@@ -1,4 +1,4 @@
-"""Layers exchanged where they are, in a copy of a model or in the model itself: what every conversion is made of."""
+"""Replaces layers in a copy of a model, or in the model itself. Every conversion uses it."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,44 +9,48 @@ import keras
 from keras.layers import Layer
 
 from keras_norm import arguments
-from keras_norm._keras import all_layers, become, forget_compilation
-from keras_norm.models.copying import Twins, build_like, copy_model, own
-from keras_norm.models.kinds import layers_inside
-
-Change = Callable[[Layer], Layer]
-"""What replaces a layer: another layer, or the layer itself where it is kept."""
+from keras_norm._keras import replace_in_place, uncompile
+from keras_norm.models.copying import Copies, build_like, copy_model, numpy_copy
+from keras_norm.models.predicates import is_frozen
+from keras_norm.walk import all_layers
 
 
 def convert(
-    owner: str, model: keras.Model, chosen: Callable[[Layer], bool], change: Change, in_place: bool = False
+    owner: str,
+    model: keras.Model,
+    is_selected: Callable[[Layer], bool],
+    replacement: Callable[[Layer], Layer],
+    in_place: bool = False,
 ) -> keras.Model:
-    """A copy of `model`, or the model, with `change(layer)` in place of each chosen layer, wherever that is held.
+    """Returns a copy of `model`, or `model`, with `replacement(layer)` in place of each selected layer.
 
-    The weights of equal name and shape are carried over, and `trainable`. The result is not compiled.
+    A layer stays where `replacement` returns it. New layers get `trainable` and the weights of equal name and shape.
+    The result is not compiled.
     """
-    check(owner, model)
+    check_model(owner, model)
     arguments.boolean(owner, "in_place", in_place)
-    with _strategy(model):
-        result, twins = (model, _itself(model)) if in_place else _copy(owner, model)
-        changes = [(twins[id(old)], old, change(old)) for old in layers_inside(model) if chosen(old)]
-        changes = [(place, old, new) for place, old, new in changes if new is not old]
+    with strategy_scope(model):
+        layers = all_layers(model, is_leaf=is_frozen)
+        result, copies = (model, {id(layer): layer for layer in layers}) if in_place else _copy(owner, model)
+        changes = [(copies[id(old)], old, replacement(old)) for old in layers if is_selected(old)]
+        changes = [(copy, old, new) for copy, old, new in changes if new is not old]
         _check_changes(owner, changes)
-        for place, old, new in changes:
-            build_like(old, new, place)
+        for copy, old, new in changes:
+            build_like(old, new, copy.path)
             new.trainable = old.trainable
-            _carry_equal_weights(old, new)
-    for place, _, new in changes:
-        become(place, new)
-    forget_compilation(result)
-    _warn_of_files(owner, result, [new for _, _, new in changes])
+            _copy_matching_weights(old, new)
+    for copy, _, new in changes:
+        replace_in_place(copy, new)
+    uncompile(result)
+    _warn_if_not_loadable(owner, result, [new for _, _, new in changes])
     return result
 
 
-def check(owner: str, model: keras.Model) -> None:
-    """Refuses what no tool for models takes."""
+def check_model(owner: str, model: keras.Model) -> None:
+    """Checks that the model is a built Keras model."""
     if not isinstance(model, keras.Model):
         name = f"{type(model).__module__}.{type(model).__qualname__}"
-        hint = " (a model of tf_keras, which is Keras 2: build it anew with keras and carry the weights over)"
+        hint = " (tf_keras is Keras 2: rebuild the model with keras and copy the weights)"
         raise TypeError(
             f"{owner}: model must be a Keras model. Received: model={model!r} of {name}"
             f"{hint if name.startswith('tf_keras.') else ''}."
@@ -58,24 +62,33 @@ def check(owner: str, model: keras.Model) -> None:
         )
 
 
+def strategy_scope(model: keras.Model) -> AbstractContextManager:
+    """The scope for new variables: the current one, or that of the model's strategy."""
+    if keras.backend.backend() != "tensorflow":
+        return nullcontext()
+    import tensorflow as tf
+
+    return nullcontext() if tf.distribute.has_strategy() else model.distribute_strategy.scope()
+
+
 def _check_changes(owner: str, changes: list[tuple[Layer, Layer, Layer]]) -> None:
     seen: dict[int, str] = {}
     for _, old, new in changes:
-        if any(part is old for part in all_layers(new)):
+        if any(layer is old for layer in all_layers(new)):
             raise ValueError(
                 f"{owner}: a new layer must not hold the old one. Received: {new.name!r} with {old.name!r} inside "
                 "(give it a copy, by from_config)."
             )
         if id(new) in seen:
             raise ValueError(
-                f"{owner}: each layer must get a new one of its own. Received: {new.name!r} for {seen[id(new)]!r} and "
+                f"{owner}: each layer must have its own replacement. Received: {new.name!r} for {seen[id(new)]!r} and "
                 f"for {old.name!r}."
             )
         seen[id(new)] = old.name
 
 
-def _copy(owner: str, model: keras.Model) -> tuple[keras.Model, Twins]:
-    """`copy_model`, which says what cannot be copied and what then helps."""
+def _copy(owner: str, model: keras.Model) -> tuple[keras.Model, Copies]:
+    """`copy_model`, with an error message that suggests `in_place`."""
     try:
         return copy_model(model)
     except Exception as error:
@@ -86,53 +99,39 @@ def _copy(owner: str, model: keras.Model) -> tuple[keras.Model, Twins]:
         ) from error
 
 
-def _itself(model: keras.Model) -> Twins:
-    return {id(layer): layer for layer in layers_inside(model)}
-
-
-def _carry_equal_weights(old: Layer, new: Layer) -> None:
-    """The weights of equal name and shape."""
+def _copy_matching_weights(old: Layer, new: Layer) -> None:
+    """Copies the weights of equal name and shape."""
     values = {weight.name: weight for weight in old.weights}
     for weight in new.weights:
         if weight.name in values and tuple(weight.shape) == tuple(values[weight.name].shape):
-            weight.assign(own(values[weight.name]))
+            weight.assign(numpy_copy(values[weight.name]))
 
 
-def _strategy(model: keras.Model) -> AbstractContextManager:
-    """The scope that variables are to be made in: the one around the call, else that of the model."""
-    if keras.backend.backend() != "tensorflow":
-        return nullcontext()
-    import tensorflow as tf
-
-    return nullcontext() if tf.distribute.has_strategy() else model.distribute_strategy.scope()
-
-
-def _warn_of_files(owner: str, model: keras.Model, changed: list[Layer]) -> None:
-    """Says where a file of the model cannot tell what it holds: where its class builds the layers anew."""
+def _warn_if_not_loadable(owner: str, model: keras.Model, replaced: list[Layer]) -> None:
+    """Warns if the config of the model lacks a replaced layer, because its class creates its layers itself."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of lambdas, for this is no file
-            named = set(_named(keras.saving.serialize_keras_object(model)))
+        with warnings.catch_warnings(action="ignore"):  # Keras warns of lambdas, which matter only in a file
+            saved = set(_classes_and_names(keras.saving.serialize_keras_object(model)))
     except Exception:
-        return  # a model that has no config says so when it is saved
-    missing = [layer.name for layer in changed if (type(layer).__name__, layer.name) not in named]
+        return  # a model without a config raises when it is saved
+    missing = [layer.name for layer in replaced if (type(layer).__name__, layer.name) not in saved]
     if missing:
         warnings.warn(
-            f"{owner}: a .keras file of the result will not load, for a class that builds its own layers builds the "
-            f"old ones. Received: model={model.name!r} of {type(model).__name__}, with {len(missing)} converted layers "
-            f"that its config does not hold, such as {missing[0]!r} (use save_weights; later build the model, convert "
-            "it alike, and load_weights).",
+            f"{owner}: a .keras file of the result will not load, because a class that creates its own layers creates "
+            f"the old ones. Received: model={model.name!r} of {type(model).__name__}, with {len(missing)} converted "
+            f"layers that its config does not hold, such as {missing[0]!r} (use save_weights; later build the model, "
+            "convert it alike, and load_weights).",
             stacklevel=4,
         )
 
 
-def _named(config: Any) -> Iterator[tuple[str, str]]:
-    """The class and name of all objects in a config."""
+def _classes_and_names(config: Any) -> Iterator[tuple[str, str]]:
+    """The class and name of every object in a config."""
     if isinstance(config, dict):
         inner = config.get("config")
         if "class_name" in config and isinstance(inner, dict):
             yield config["class_name"], inner.get("name", "")
-        for part in config.values():
-            yield from _named(part)
-    elif isinstance(config, (list, tuple)):
-        for part in config:
-            yield from _named(part)
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for item in config:
+            yield from _classes_and_names(item)

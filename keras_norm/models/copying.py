@@ -1,11 +1,11 @@
-"""A model copied as a whole: class, weights, names, what is trainable and what is shared."""
+"""Copies a model: class, weights, names, `trainable` and shared layers."""
 
 import inspect
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import keras
@@ -14,74 +14,75 @@ from keras.layers import Layer
 
 from keras_norm._keras import (
     SafeModeScope,
-    all_layers,
-    become,
-    config_is_a_guess,
     functional_like_constructor,
-    parts,
+    has_default_config,
+    replace_in_place,
+    sublayers,
 )
-from keras_norm.arguments import Tensor
-from keras_norm.models.kinds import is_normalization
+from keras_norm.models.predicates import is_normalization
+from keras_norm.tensors import Tensor
+from keras_norm.walk import all_layers
 
-Twins = dict[int, Layer]
+Copies = dict[int, Layer]
 """The copy of each layer, by the id of the original."""
 
 
-def is_made_of_its_layers(layer: Layer) -> bool:
-    """Whether the layer is a model whose class takes its layers, or its inputs and outputs, and nothing else."""
+def copy_model(model: keras.Model) -> tuple[keras.Model, Copies]:
+    """Returns a copy of `model`, and the copy of each of its layers.
+
+    Graphs are copied layer by layer. Layers are made again from class and config, as when Keras loads a file. The copy
+    is not compiled.
+    """
+    memo: dict[int, tuple[Layer, Layer]] = {}
+    copies: Copies = {}
+
+    def copy_layer(layer: Layer) -> Layer:
+        if id(layer) not in memo:
+            memo[id(layer)] = layer, _copy_graph(layer, copy_layer) if _is_graph(layer) else _recreate(layer)
+        return memo[id(layer)][1]
+
+    with SafeModeScope(safe_mode=False), keras.saving.custom_object_scope(_classes(model)):
+        result = copy_layer(model)
+        with warnings.catch_warnings(action="ignore"):  # Keras may fail to build the model; its layers are built below
+            build_like(model, result, model.path)
+        layers = [pair for pair in memo.values() if isinstance(pair[0], Layer)]  # operations have no state
+        for original, copy in reversed(layers):  # models before their layers, because `trainable` propagates
+            is_graph = _is_graph(original)
+            for a, b in [(original, copy)] if is_graph else _paired_layers(original, copy):
+                if copies.setdefault(id(a), b) is not b and (a.weights or is_normalization(a)):
+                    raise ValueError(f"{a.name!r} is held by several layers, which would not share it in a copy")
+                _copy_state(a, b)
+            if not is_graph:
+                for weight, copied in zip(original.weights, copy.weights, strict=True):
+                    copied.trainable = weight.trainable
+    return result, copies
+
+
+def build_like(original: Layer, new: Layer, path: str | None) -> None:
+    """Builds `new` for the inputs of `original`, as the layer at `path` in a model."""
+    config = original.get_build_config() if original.built else None
+    if config and not new.built:
+        with ExitStack() as scopes:
+            for name in (path or "").split("/")[:-1]:
+                scopes.enter_context(keras.name_scope(name))
+            new.build_from_config(config)
+        new.built = True  # as Keras does when it loads a file
+
+
+def numpy_copy(value: Tensor) -> np.ndarray:
+    """A copy of a value. JAX would share the buffer, and training deletes the buffers that it donates."""
+    return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(value)))
+
+
+def _is_graph(layer: Layer) -> bool:
+    """Whether the layer is a model whose constructor takes only its layers, or only inputs and outputs."""
     if isinstance(layer, keras.Sequential):
         return type(layer).__init__ is keras.Sequential.__init__
     return isinstance(layer, keras.Function) and functional_like_constructor(type(layer))
 
 
-def copy_model(model: keras.Model) -> tuple[keras.Model, Twins]:
-    """A copy of `model`, and the copy of each of its layers.
-
-    Graphs are copied layer by layer, and layers by their class and config, as in a file. Nothing is compiled.
-    """
-    copies: dict[int, tuple[Layer, Layer]] = {}
-    twins: Twins = {}
-
-    def copy(layer: Layer) -> Layer:
-        if id(layer) not in copies:
-            copies[id(layer)] = layer, _copy_graph(layer, copy) if is_made_of_its_layers(layer) else _recreate(layer)
-        return copies[id(layer)][1]
-
-    with SafeModeScope(safe_mode=False), keras.saving.custom_object_scope(_classes(model)):
-        result = copy(model)
-        with warnings.catch_warnings(action="ignore"):  # that Keras cannot build it as a whole: its layers are, below
-            build_like(model, result, model)
-        layers = [pair for pair in copies.values() if isinstance(pair[0], Layer)]  # operations have nothing to carry
-        for original, twin in reversed(layers):  # models before their layers, for `trainable` reaches down
-            is_graph = is_made_of_its_layers(original)
-            for a, b in [(original, twin)] if is_graph else _pairs(original, twin):
-                if twins.setdefault(id(a), b) is not b and (a.weights or is_normalization(a)):
-                    raise ValueError(f"{a.name!r} is held by several layers, which would not share it in a copy")
-                _carry(a, b)
-            if not is_graph:
-                for weight, copied in zip(original.weights, twin.weights, strict=True):
-                    copied.trainable = weight.trainable
-    return result, twins
-
-
-def build_like(original: Layer, new: Layer, place: Layer) -> None:
-    """Builds `new` for the inputs of `original`, with paths of its weights as those of `place`."""
-    config = original.get_build_config() if original.built else None
-    if config and not new.built:
-        with ExitStack() as scopes:
-            for name in (place.path or "").split("/")[:-1]:
-                scopes.enter_context(keras.name_scope(name))
-            new.build_from_config(config)
-        new.built = True  # as Keras says where it loads a file
-
-
-def own(value: Tensor) -> np.ndarray:
-    """A copy of a value: JAX would share the buffer, and a training that gives it away would empty the original."""
-    return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(value)))
-
-
-def _copy_graph(model: keras.Model, copy: Callable[[Layer], Layer]) -> keras.Model:
-    """A model of the same class whose layers are copies."""
+def _copy_graph(model: keras.Model, copy_layer: Callable[[Layer], Layer]) -> keras.Model:
+    """A model of the same class with copies of the layers."""
     is_sequential = isinstance(model, keras.Sequential)  # its `input` is what another model calls it with
     ends = (model.inputs, model.outputs) if is_sequential else (model.input, model.output)
     # The view is not compiled: `clone_model` would rebuild the optimizer and the loss from their configs.
@@ -89,76 +90,74 @@ def _copy_graph(model: keras.Model, copy: Callable[[Layer], Layer]) -> keras.Mod
     entries = [layer for layer in view.layers if isinstance(layer, keras.layers.InputLayer)]
     inputs = {id(entry.output): keras.layers.InputLayer.from_config(entry.get_config()) for entry in entries}
     if is_sequential:
-        return type(model)([*inputs.values(), *map(copy, model.layers)], name=model.name)
+        return type(model)([*inputs.values(), *map(copy_layer, model.layers)], name=model.name)
     tensors = keras.tree.map_structure(lambda x: inputs[id(x)].output, view.input)
-    twin = keras.models.clone_model(view, input_tensors=tensors, clone_function=copy)
-    return type(model)(twin.input, twin.output, name=model.name)
+    clone = keras.models.clone_model(view, input_tensors=tensors, clone_function=copy_layer)
+    return type(model)(clone.input, clone.output, name=model.name)
 
 
 def _recreate(layer: Layer) -> Layer:
     """A new layer of the same class and config."""
     config = layer.get_config()
-    if isinstance(layer, keras.Model) and config_is_a_guess(layer):
-        # Keras guesses the arguments of a model from the defaults of its constructor, not from what it was given.
-        known = inspect.signature(type(layer)).parameters.keys()
-        unknown = sorted(known - {"name", "trainable", "dtype"})
+    if isinstance(layer, keras.Model) and has_default_config(layer):
+        # Keras fills this config with the defaults of the constructor, not with the arguments that it was given.
+        parameters = inspect.signature(type(layer)).parameters.keys()
+        unknown = sorted(parameters - {"name", "trainable", "dtype"})
         if unknown:
             raise TypeError(f"{type(layer).__name__} has no get_config that gives {', '.join(unknown)}")
-        return type(layer)(**{name: config[name] for name in known})
+        return type(layer)(**{name: config[name] for name in parameters})
     return type(layer).from_config(config)
 
 
-def _pairs(original: Layer, twin: Layer) -> Iterator[tuple[Layer, Layer]]:
-    """Each layer inside `original` with its copy, outer before inner.
+def _paired_layers(original: Layer, copy: Layer) -> Iterator[tuple[Layer, Layer]]:
+    """Yields each layer inside `original` with its copy, outer before inner.
 
-    A class that builds its layers knows nothing of those that were converted or changed since, nor of arguments that
-    its config leaves out: these layers are made again.
+    A class that creates its own layers does not know that they were converted or changed, nor the arguments that its
+    config lacks. Such layers are made again.
     """
-    if type(original) is not type(twin) or _arguments(original) != _arguments(twin):
+    if type(original) is not type(copy) or _comparable_config(original) != _comparable_config(copy):
         if not (is_normalization(original) or type(original).__module__.startswith("keras.")):
             raise ValueError(f"{original.name!r} ({type(original).__name__}) has another class or arguments in a copy")
-        again = _recreate(original)
-        build_like(original, again, twin)
-        become(twin, again)
-    build_like(original, twin, twin)
-    yield original, twin
-    inner, copied = parts(original), parts(twin)
+        recreated = _recreate(original)
+        build_like(original, recreated, copy.path)
+        replace_in_place(copy, recreated)
+    build_like(original, copy, copy.path)
+    yield original, copy
+    inner, copied = sublayers(original), sublayers(copy)
     if len(inner) != len(copied):
         raise ValueError(f"{original.name!r} has {len(inner)} layers inside, and {len(copied)} in a copy")
     for a, b in zip(inner, copied, strict=True):
-        yield from _pairs(a, b)
+        yield from _paired_layers(a, b)
 
 
-def _arguments(layer: Layer) -> Any:
-    """The arguments of a layer, as far as it gives them; of one with layers inside, these are looked at instead."""
-    if parts(layer) and not is_normalization(layer):
-        return layer.dtype_policy.name
-    try:
-        return _without_names(keras.saving.serialize_keras_object(layer.get_config()))
-    except NotImplementedError:
-        return layer.dtype_policy.name
+def _comparable_config(layer: Layer) -> Any:
+    """The config without names, or only the dtype policy of a layer with sublayers, which are compared themselves."""
+    if not sublayers(layer) or is_normalization(layer):
+        with suppress(NotImplementedError):
+            return _without_names(keras.saving.serialize_keras_object(layer.get_config()))
+    return layer.dtype_policy.name
 
 
 def _without_names(config: Any) -> Any:
-    """A config without what may differ in a copy that is the same."""
+    """A config without the entries that may differ between a layer and its copy."""
     if isinstance(config, dict):
         return {k: _without_names(v) for k, v in config.items() if k not in ("name", "trainable", "build_config")}
-    return [_without_names(part) for part in config] if isinstance(config, (list, tuple)) else config
+    return [_without_names(item) for item in config] if isinstance(config, (list, tuple)) else config
 
 
-def _carry(original: Layer, twin: Layer) -> None:
-    """The name of a layer, whether it is trained, and all that Keras saves of it but for the layers inside."""
-    twin.name = original.name
-    twin.trainable = original.trainable
+def _copy_state(original: Layer, copy: Layer) -> None:
+    """Copies the name, `trainable`, and the variables and assets that Keras saves, without those of sublayers."""
+    copy.name = original.name
+    copy.trainable = original.trainable
     if original.built:
-        variables, copied = _own_variables(original), _own_variables(twin)
+        variables, copied = _own_variables(original), _own_variables(copy)
         if [tuple(value.shape) for value in variables.values()] != [tuple(value.shape) for value in copied.values()]:
             raise ValueError(f"{original.name!r} has weights of other shapes in a copy")
-        twin.load_own_variables({name: own(value) for name, value in variables.items()})
-    if hasattr(original, "save_assets"):  # Keras' own question: vocabularies are no variables
+        copy.load_own_variables({name: numpy_copy(value) for name, value in variables.items()})
+    if hasattr(original, "save_assets"):  # Keras asks the same way; vocabularies are not variables
         with tempfile.TemporaryDirectory() as folder:
             original.save_assets(folder)
-            twin.load_assets(folder)
+            copy.load_assets(folder)
 
 
 def _own_variables(layer: Layer) -> dict[str, Tensor]:
@@ -168,7 +167,7 @@ def _own_variables(layer: Layer) -> dict[str, Tensor]:
 
 
 def _classes(model: keras.Model) -> dict[str, type[Layer]]:
-    """The class of each layer by its name in configs: Keras cannot find a class that is defined inside a function."""
+    """The class of each layer by its name in configs. Keras cannot find a class that is defined inside a function."""
     classes = {type(layer) for layer in all_layers(model)}
     names = Counter(map(keras.saving.get_registered_name, classes))
     named = {keras.saving.get_registered_name(cls): cls for cls in classes}

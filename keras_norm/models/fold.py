@@ -1,4 +1,4 @@
-"""Batch normalizations worked into the weights of the layers beside them, for inference."""
+"""Folds batch normalizations into the weights of neighbouring layers, for inference."""
 
 from collections.abc import Callable
 
@@ -7,20 +7,20 @@ import numpy as np
 from keras import ops
 from keras.layers import Layer
 
-from keras_norm.arguments import Tensor
 from keras_norm.layers import BatchInstanceNormalization
-from keras_norm.layers.frozen import FrozenBatchNormalization
 from keras_norm.models import linear
-from keras_norm.models.conversion import check, convert
-from keras_norm.models.graph import Place, places
-from keras_norm.models.kinds import is_batch_normalization, layers_inside
+from keras_norm.models.conversion import check_model, convert
+from keras_norm.models.graph import Neighbours, find_neighbours
+from keras_norm.models.predicates import is_batch_normalization, is_frozen
+from keras_norm.tensors import Tensor
+from keras_norm.walk import all_layers
 
 OWNER = "fold_batch_normalization"
 
 
 @keras.saving.register_keras_serializable("keras_norm")
 class Folded(keras.layers.Identity):
-    """Passes its inputs on, where the class of a layer may call it with all that a batch normalization takes."""
+    """An identity with the call signature of a batch normalization, for layers that pass `training` or `mask`."""
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None) -> Tensor:
         return inputs
@@ -30,33 +30,32 @@ class Folded(keras.layers.Identity):
 
 
 def fold_batch_normalization(model: keras.Model, verbose: bool = True, *, in_place: bool = False) -> keras.Model:
-    """A copy of a model for inference, whose batch normalizations are part of the weights beside them.
+    """Returns a copy of a model for inference, with batch normalizations folded into neighbouring weights.
 
     In inference a batch normalization is a scale a and a shift b of each channel,
 
         a_c = gamma_c / sqrt(moving_variance_c + epsilon)        b_c = beta_c - a_c moving_mean_c
 
-    A linear layer before it, W x + w, gives the same by the weights a W and a w + b; a linear layer after it,
-    W (a x + b) + w, by W a and W b + w. Dense, Conv, ConvTranspose, DepthwiseConv and SeparableConv layers take one
-    beside them in, with or without a bias, and `keras.layers.Identity` takes its place. A normalization stays where an
-    activation, another operation or a branch comes between, where it or the layer is called more than once, and in
-    front of a layer that pads its inputs (the padding is 0 and not b) or is transposed. Predictions are the same up to
-    rounding.
+    A linear layer before it, W x + w, gets the weights a W and a w + b. A linear layer after it, W (a x + b) + w, gets
+    W a and W b + w. Dense, Conv, ConvTranspose, DepthwiseConv and SeparableConv layers, with or without a bias, absorb
+    a neighbouring normalization, which becomes `keras.layers.Identity`. A normalization stays if an activation, another
+    operation or a branch comes between, if it or the layer is called more than once, or if the next layer is transposed
+    or pads its inputs (the padding is 0 and not b). Predictions stay the same up to rounding.
 
-    What comes before and after is seen in a symbolic call of the model and of each layer that holds a batch
-    normalization, with `training=False`: as Keras calls a layer in a Functional model. A layer that can only be called
-    with numbers keeps its normalizations. `call` is what counts: do not fold a layer that other methods use otherwise.
+    To find the neighbours, the model and each layer that holds a batch normalization are called with symbolic inputs
+    and `training=False`. Normalizations stay in a layer that cannot be traced this way. Only `call` is traced: do not
+    fold a layer that other methods use differently.
 
     Args:
         model: a built model, as in `replace_normalization`.
-        verbose: whether to print how many were folded, and why the others stay.
+        verbose: whether to print how many were folded, and why the others were not.
         in_place: whether to convert the model itself.
 
     Returns:
         The new model. It is not compiled.
 
     Raises:
-        TypeError: if the model is no Keras model.
+        TypeError: if the model is not a Keras model.
         ValueError: if the model is not built or cannot be copied.
 
     Example:
@@ -69,79 +68,83 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True, *, in_pla
     Reference: Jacob et al., Quantization and Training of Neural Networks, CVPR 2018,
         https://arxiv.org/abs/1712.05877, eq. 14.
     """
-    check(OWNER, model)
-    found = places(model, _keeps_statistics)
-    hosts: dict[int, linear.Weights] = {}  # of the layers that take a normalization in, by id
+    check_model(OWNER, model)
+    layers = all_layers(model, is_leaf=is_frozen)
+    neighbours = find_neighbours(model, _has_statistics)
+    absorbed: dict[int, linear.Weights] = {}  # the new weights of the absorbing layers, by id
     folded: set[int] = set()
-    stay = []
-    for layer in filter(_keeps_statistics, layers_inside(model)):
-        place = found[id(layer)]
-        host, scale = _host(place)
-        if host is not None:
-            hosts[id(host)] = scale(host, hosts.get(id(host)) or linear.weights_of(host), *_scale_and_shift(layer))
-            folded.add(id(layer))
-        else:
-            stay.append(f"  {layer.name} stays: {place if isinstance(place, str) else _surroundings(place)}.")
-    taken: list[tuple[Layer, linear.Weights]] = []
-    graphs = [layer for layer in layers_inside(model) if isinstance(layer, (keras.Function, keras.Sequential))]
-    of_graphs = {id(layer) for graph in graphs for layer in graph.layers}
+    messages = []
+    for layer in filter(_has_statistics, layers):
+        found = neighbours[id(layer)]
+        pair = None if isinstance(found, str) else _absorber(found)
+        if pair is None:
+            messages.append(f"  {layer.name} stays: {found if isinstance(found, str) else _describe(found)}.")
+            continue
+        absorber, scale = pair
+        weights = absorbed.get(id(absorber)) or linear.weights_of(absorber)
+        absorbed[id(absorber)] = scale(absorber, weights, *_scale_and_shift(layer))
+        folded.add(id(layer))
+    assigned: list[tuple[Layer, linear.Weights]] = []
+    graphs = [layer for layer in layers if isinstance(layer, (keras.Function, keras.Sequential))]
+    in_graphs = {id(layer) for graph in graphs for layer in graph.layers}
 
-    def change(layer: Layer) -> Layer:
+    def replacement(layer: Layer) -> Layer:
         if id(layer) in folded:
-            kind = keras.layers.Identity if id(layer) in of_graphs else Folded
-            return kind(name=layer.name, dtype=layer.dtype_policy.name)
-        host = type(layer).from_config(layer.get_config() | {"use_bias": True})
-        taken.append((host, hosts[id(layer)]))
-        return host
+            cls = keras.layers.Identity if id(layer) in in_graphs else Folded
+            return cls(name=layer.name, dtype=layer.dtype_policy.name)
+        absorber = type(layer).from_config(layer.get_config() | {"use_bias": True})
+        assigned.append((absorber, absorbed[id(layer)]))
+        return absorber
 
-    result = convert(OWNER, model, lambda layer: id(layer) in folded or id(layer) in hosts, change, in_place)
-    for host, weights in taken:
-        for weight in host.weights:
+    result = convert(OWNER, model, lambda layer: id(layer) in folded or id(layer) in absorbed, replacement, in_place)
+    for absorber, weights in assigned:
+        for weight in absorber.weights:
             weight.assign(weights[weight.name])
     if verbose:
-        print("\n".join([f"{len(folded)} of {len(folded) + len(stay)} batch normalizations folded.", *stay]))
+        print("\n".join([f"{len(folded)} of {len(folded) + len(messages)} batch normalizations folded.", *messages]))
     return result
 
 
-def _host(place: Place | str) -> tuple[Layer | None, Callable[..., linear.Weights]]:
-    """The layer beside a batch normalization that can take it in, and how."""
-    if isinstance(place, str) or isinstance(_inner(place.layer), BatchInstanceNormalization):
-        return None, linear.scale_outputs
-    rank = len(place.layer.get_build_config()["input_shape"])
-    axis = _inner(place.layer).axis % rank
+def _absorber(found: Neighbours) -> tuple[Layer, Callable[..., linear.Weights]] | None:
+    """The neighbour that can absorb a batch normalization, and the function that scales its weights."""
+    norm = _unwrap(found.layer)
+    if isinstance(norm, BatchInstanceNormalization):
+        return None
+    rank = len(found.layer.get_build_config()["input_shape"])
+    axis = norm.axis % rank
 
-    def mixes(layer: Layer | None) -> bool:
+    def is_aligned(layer: Layer) -> bool:
         return linear.is_linear(layer) and linear.channel_axis(layer, rank) == axis
 
-    if mixes(place.before) and linear.gives_it_out(place.before):
-        return place.before, linear.scale_outputs
-    if mixes(place.after) and linear.sees_no_padding(place.after):
-        return place.after, linear.scale_inputs
-    return None, linear.scale_outputs
+    if found.before and is_aligned(found.before) and linear.has_linear_output(found.before):
+        return found.before, linear.scale_outputs
+    if found.after and is_aligned(found.after) and linear.is_unpadded(found.after):
+        return found.after, linear.scale_inputs
+    return None
 
 
 def _scale_and_shift(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """a and b of each channel, in float64."""
-    layer = _inner(layer)
-    mean, variance = (
-        np.asarray(ops.convert_to_numpy(v), "float64") for v in (layer.moving_mean, layer.moving_variance)
-    )
-    a = 1.0 / np.sqrt(variance + layer.epsilon)
-    if layer.scale:
-        a = a * ops.convert_to_numpy(layer.gamma)
+    norm = _unwrap(layer)
+    mean, variance = (np.asarray(ops.convert_to_numpy(v), "float64") for v in (norm.moving_mean, norm.moving_variance))
+    a = 1.0 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        a = a * ops.convert_to_numpy(norm.gamma)
     b = -a * mean
-    return a, b + ops.convert_to_numpy(layer.beta) if layer.center else b
+    return a, b + ops.convert_to_numpy(norm.beta) if norm.center else b
 
 
-def _surroundings(place: Place) -> str:
-    """Where a layer stands, for who wonders why it stays."""
-    before, after = (type(layer).__name__ if layer else "a branch, an operation or an end" for layer in place[1:])
-    return f"it stands between {before} and {after}"
+def _describe(found: Neighbours) -> str:
+    """The neighbours of a layer, to explain why it stays."""
+    before, after = (
+        type(layer).__name__ if layer else "a branch, an operation or an end" for layer in (found.before, found.after)
+    )
+    return f"it is between {before} and {after}"
 
 
-def _inner(layer: Layer) -> Layer:
-    return layer.layer if isinstance(layer, FrozenBatchNormalization) else layer
+def _unwrap(layer: Layer) -> Layer:
+    return layer.layer if is_frozen(layer) else layer
 
 
-def _keeps_statistics(layer: Layer) -> bool:
-    return is_batch_normalization(_inner(layer))
+def _has_statistics(layer: Layer) -> bool:
+    return is_batch_normalization(_unwrap(layer))

@@ -1,4 +1,4 @@
-"""Wrappers that compute a kernel in each call, replaced by plain layers with that kernel."""
+"""Replaces wrappers that compute a kernel in each call by plain layers with that kernel."""
 
 from typing import Any
 
@@ -6,18 +6,17 @@ import keras
 import numpy as np
 from keras.layers import Layer
 
-from keras_norm._keras import all_layers
 from keras_norm.models.conversion import convert
-from keras_norm.models.kinds import layers_inside
 from keras_norm.reparametrization import KernelReparametrization
+from keras_norm.walk import all_layers
 
 
 def fold_weights(model: keras.Model, *, in_place: bool = False) -> keras.Model:
-    """A copy of a model with plain layers in place of `WeightNormalization` and `SpectralNormalization`.
+    """Returns a copy of a model with plain layers in place of `WeightNormalization` and `SpectralNormalization`.
 
-    Each holds the effective kernel of inference, as `layer.fold()` gives it, by the name of the wrapper. Predictions
-    are the same up to rounding: for inference, export, quantization and LoRA. The result is not compiled, and the model
-    stays as it was.
+    Each plain layer has the effective kernel of inference, as from `layer.fold()`, and the name of the wrapper. Use it
+    for inference, export, quantization and LoRA. Predictions stay the same up to rounding. The result is not compiled,
+    and `model` does not change.
 
     Args:
         model: a built model, as in `replace_normalization`.
@@ -27,7 +26,7 @@ def fold_weights(model: keras.Model, *, in_place: bool = False) -> keras.Model:
         The new model.
 
     Raises:
-        TypeError: if the model is no Keras model.
+        TypeError: if the model is not a Keras model.
         ValueError: if the model is not built or cannot be copied, or a wrapped layer holds wrappers inside itself.
 
     Example:
@@ -39,13 +38,13 @@ def fold_weights(model: keras.Model, *, in_place: bool = False) -> keras.Model:
     """
     owner = "fold_weights"
     folded: list[tuple[Layer, list[np.ndarray]]] = []
-    wrapped = {id(part) for layer in layers_inside(model) if _is_wrapper(layer) for part in all_layers(layer)[1:]}
+    wrapped = {id(inner) for layer in all_layers(model) if _is_wrapper(layer) for inner in all_layers(layer)[1:]}
 
-    def change(wrapper: Layer) -> Layer:
+    def replacement(wrapper: Layer) -> Layer:
         plain: Any = wrapper
         while _is_wrapper(plain):
             plain = plain._folded(wrapper.name)
-        left = [part.name for part in all_layers(plain) if _is_wrapper(part)]
+        left = [layer.name for layer in all_layers(plain) if _is_wrapper(layer)]
         if left:
             raise ValueError(
                 f"{owner}: a wrapped layer must not hold wrappers inside itself. "
@@ -54,11 +53,11 @@ def fold_weights(model: keras.Model, *, in_place: bool = False) -> keras.Model:
         folded.append((plain, plain.get_weights()))
         return plain
 
-    def chosen(layer: Layer) -> bool:
+    def is_selected(layer: Layer) -> bool:
         return _is_wrapper(layer) and id(layer) not in wrapped
 
-    result = convert(owner, model, chosen, change, in_place)
-    for plain, weights in folded:  # of equal names, the copy got those that the wrapped layer holds
+    result = convert(owner, model, is_selected, replacement, in_place)
+    for plain, weights in folded:  # `convert` has copied the stored kernel, which has the same name
         plain.set_weights(weights)
     return result
 

@@ -1,30 +1,30 @@
-"""Statistics that no training changes, all over a model, and back."""
+"""Freezes the batch normalizations of a model, and unfreezes them."""
 
 import keras
 from keras.layers import Layer
 
 from keras_norm.layers.frozen import FrozenBatchNormalization
 from keras_norm.models.conversion import convert
-from keras_norm.models.kinds import is_batch_normalization
+from keras_norm.models.predicates import is_batch_normalization, is_frozen
 
 
 def freeze_batch_normalization(model: keras.Model, affine: bool = True, *, in_place: bool = False) -> keras.Model:
-    """A copy of a model whose batch normalizations stay in inference mode, to fine-tune it with.
+    """Returns a copy of a model whose batch normalizations stay in inference mode, for fine-tuning.
 
-    Each is put into a `FrozenBatchNormalization`, which `summary()` shows, which is saved with the model, and which
-    neither `training=True` nor `trainable = True` thaws; `unfreeze_batch_normalization` does. The result is not
-    compiled, and the model stays as it was.
+    Each one is wrapped in a `FrozenBatchNormalization`, which `summary()` shows and which is saved with the model.
+    Neither `training=True` nor `trainable = True` unfreezes it; `unfreeze_batch_normalization` does. The result is not
+    compiled, and `model` does not change.
 
     Args:
         model: a built model, as in `replace_normalization`.
-        affine: whether gamma and beta are fixed too.
+        affine: whether to freeze gamma and beta too.
         in_place: whether to convert the model itself.
 
     Returns:
         The new model.
 
     Raises:
-        TypeError: if the model is no Keras model.
+        TypeError: if the model is not a Keras model.
         ValueError: if the model is not built or cannot be copied.
 
     Example:
@@ -41,21 +41,18 @@ def freeze_batch_normalization(model: keras.Model, affine: bool = True, *, in_pl
 
 
 def unfreeze_batch_normalization(model: keras.Model, *, in_place: bool = False) -> keras.Model:
-    """A copy of a model whose frozen batch normalizations are again what they were.
+    """Returns a copy of a model whose frozen batch normalizations are unwrapped.
 
-    The inverse of `freeze_batch_normalization`, with the weights as they are now.
+    The inverse of `freeze_batch_normalization`. The weights keep their current values.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.BatchNormalization()])
-        >>> thawed = unfreeze_batch_normalization(freeze_batch_normalization(model))
-        >>> type(thawed.layers[0]) is keras.layers.BatchNormalization
+        >>> unfrozen = unfreeze_batch_normalization(freeze_batch_normalization(model))
+        >>> type(unfrozen.layers[0]) is keras.layers.BatchNormalization
         True
     """
 
-    def is_frozen(layer: Layer) -> bool:
-        return isinstance(layer, FrozenBatchNormalization)
-
-    def thaw(layer: FrozenBatchNormalization) -> Layer:
+    def unfreeze(layer: FrozenBatchNormalization) -> Layer:
         return type(layer.layer).from_config(layer.layer.get_config())
 
-    return convert("unfreeze_batch_normalization", model, is_frozen, thaw, in_place)
+    return convert("unfreeze_batch_normalization", model, is_frozen, unfreeze, in_place)

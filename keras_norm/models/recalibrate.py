@@ -1,8 +1,7 @@
-"""Population statistics in place of moving averages, all over a model."""
+"""Replaces the moving averages of a model by population statistics."""
 
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,16 +11,17 @@ from keras import backend, ops
 from keras.layers import Layer
 
 from keras_norm import arguments, kernels, sets
-from keras_norm.arguments import Tensor
 from keras_norm.intercept import intercept
-from keras_norm.models.conversion import check
-from keras_norm.models.kinds import is_batch_normalization, layers_inside
+from keras_norm.models.conversion import check_model, strategy_scope
+from keras_norm.models.predicates import is_batch_normalization, is_frozen
 from keras_norm.moments import Moments
+from keras_norm.tensors import Tensor
+from keras_norm.walk import all_layers
 
 OWNER = "recalibrate_batch_normalization"
 
 Statistics = tuple[Layer, np.ndarray, np.ndarray]
-"""A layer, and a moving mean and variance for it."""
+"""A layer with its moving mean and variance."""
 
 
 def recalibrate_batch_normalization(
@@ -35,35 +35,35 @@ def recalibrate_batch_normalization(
 ) -> keras.Model:
     """Sets the moving statistics of every batch normalization to the moments of all its inputs.
 
-    From batches b with n_b positions a channel, mean m_b and variance v_b, and with n = sum_b n_b
+    For batches b with n_b positions per channel, mean m_b and variance v_b, and n = sum_b n_b
 
         moving_mean = sum_b n_b m_b / n
         moving_variance = sum_b n_b (v_b + (m_b - moving_mean)^2) / n
 
-    which are the moments of the pooled inputs. A moving average forgets early batches, and what it remembers comes
-    from weights that have changed since. All other layers run in inference mode. A layer behind other batch
-    normalizations gets what these make of the batch by its own statistics, so that one pass is enough; with `exact`
-    it gets what they make of it by their final statistics, as in inference, which takes a pass for each layer.
+    are the moments of the pooled inputs. A moving average forgets early batches, and remembers batches of former
+    weights. All other layers run in inference mode. In the first pass every batch normalization uses the statistics of
+    the batch, so one pass is enough. With `exact` later layers see inputs normalized by the final statistics, as in
+    inference; this takes one more pass per layer.
 
-    A layer whose `trainable` is False is recalibrated too, a frozen one is not. Under a `tf.distribute` strategy each
-    replica's part of a batch counts as a batch, and synchronized layers standardize with that of all replicas, or of
-    their group; on JAX a batch is the global one, whatever its groups. A rank of `torch.distributed` works alone: give
-    all of them the same data. All moving statistics change or none: an error or an interruption leaves them as they
-    were. Other threads may call the model meanwhile.
+    Layers with `trainable = False` are recalibrated too, frozen ones are not. Under a `tf.distribute` strategy the
+    shard of each replica counts as a batch, and synchronized layers normalize by the global batch or that of their
+    group. On JAX a batch is always the global one. Ranks of `torch.distributed` do not communicate: give all of them
+    the same data. If an error or an interruption occurs, all moving statistics keep their former values. Other threads
+    may call the model meanwhile.
 
     Args:
         model: any built model, subclassed ones too.
-        data: what `model.predict` takes: an array, a `tf.data.Dataset` (its labels are not used), a `PyDataset`.
-        steps: the largest number of batches to use; None for all.
+        data: inputs as for `model.predict`: an array, a `tf.data.Dataset` (labels are ignored), a `PyDataset`.
+        steps: the maximum number of batches; None for all.
         batch_size: as in `model.predict`, for arrays.
-        exact: whether to go layer by layer, in the order of data flow.
+        exact: whether to recalibrate layer by layer, in the order of data flow.
         verbose: as in `model.predict`; 0 hides the progress bar.
 
     Returns:
         The model itself.
 
     Raises:
-        TypeError: if the model is no Keras model.
+        TypeError: if the model is not a Keras model.
         ValueError: if the model is not built or `steps` is not positive.
 
     Example:
@@ -76,75 +76,75 @@ def recalibrate_batch_normalization(
     """
     if steps is not None and arguments.integer(OWNER, "steps", steps) < 1:
         raise ValueError(f"{OWNER}: steps must be positive, or None for all batches. Received: steps={steps}.")
-    check(OWNER, model)
-    layers = [layer for layer in layers_inside(model) if is_batch_normalization(layer)]
+    check_model(OWNER, model)
+    layers = [layer for layer in all_layers(model, is_leaf=is_frozen) if is_batch_normalization(layer)]
     if not layers:
         return model
-    measured = partial(_measured, model, data, steps, batch_size=batch_size, verbose=verbose)
-    before = [_statistics(layer) for layer in layers]
+    measure = partial(_measure, model, data, steps, batch_size=batch_size, verbose=verbose)
+    before = [_moving_statistics(layer) for layer in layers]
     try:
-        found = measured(layers, standardize=True)
-        _assign(model, found)
+        measured = measure(layers, standardize=True)
+        _assign(model, measured)
         if exact:
-            for layer, _, _ in found[1:]:  # in the order of the calls; before the first there is none
-                _assign(model, measured([layer], standardize=False))
+            for layer, _, _ in measured[1:]:  # in the order of the calls; the first one is final already
+                _assign(model, measure([layer], standardize=False))
     except BaseException:
         _assign(model, before)
         raise
     return model
 
 
-def _measured(
+def _measure(
     model: keras.Model, data: Any, steps: int | None, layers: list[Layer], standardize: bool, **predict: Any
 ) -> list[Statistics]:
-    """The statistics of what each layer gets, in the order in which the model calls them."""
+    """The statistics of each layer's inputs, in the order in which the model calls the layers."""
     called: list[Layer] = []
-    calls = _Calls()
+    recorder = _Recorder()
 
-    def moments_inside(inputs: Any) -> list[Moments]:
-        seen: list[tuple[Layer, Moments]] = []
-        calls.seen = seen
+    def input_moments(inputs: Any) -> list[Moments]:
+        calls: list[tuple[Layer, Moments]] = []
+        recorder.calls = calls
         try:
             model(inputs, training=False)
         finally:
-            calls.seen = None
-        called[:] = [layer for layer, _ in seen]
-        return [batch for _, batch in seen]
+            recorder.calls = None
+        called[:] = [layer for layer, _ in calls]
+        return [batch for _, batch in calls]
 
-    with _strategy(model):
-        probe = Probe(moments_inside)
-    with intercept(layers, partial(_call, calls, standardize)):
-        batches = probe.predict(data, callbacks=[_AtMost(steps)] if steps else None, **predict)
-    found: dict[int, tuple[Layer, list[Any]]] = {}
+    with strategy_scope(model):
+        moments_model = MomentsModel(input_moments)
+    with intercept(layers, partial(_record, recorder, standardize)):
+        batches = moments_model.predict(data, callbacks=[_StopAfter(steps)] if steps else None, **predict)
+    by_layer: dict[int, tuple[Layer, list[Any]]] = {}
     for layer, batch in zip(called, batches, strict=True):
-        found.setdefault(id(layer), (layer, []))[1].append(batch)
-    return [_pooled(layer, calls_of) for layer, calls_of in found.values()]
+        by_layer.setdefault(id(layer), (layer, []))[1].append(batch)
+    return [_pool(layer, calls) for layer, calls in by_layer.values()]
 
 
-class _Calls(threading.local):
-    """The layers that this thread calls to measure what they get, with that; None where it only uses the model.
+class _Recorder(threading.local):
+    """The calls of the layers and the moments of their inputs. None in threads that only use the model.
 
-    Each replica is traced in its own thread, one after another.
+    TensorFlow traces each replica in its own thread, one after another.
     """
 
-    seen: list[tuple[Layer, Moments]] | None = None
+    calls: list[tuple[Layer, Moments]] | None = None
 
 
-class Probe(keras.Model):
-    """A model whose outputs are the moments inside of another, a row a batch: `predict` does the rest."""
+class MomentsModel(keras.Model):
+    """A model that returns the moments of the inputs of layers, so that `predict` can collect them."""
 
-    def __init__(self, moments_inside: Callable[[Any], list[Moments]]) -> None:
+    def __init__(self, input_moments: Callable[[Any], list[Moments]]) -> None:
         super().__init__()
-        # The model is not tracked as a part: `predict` on JAX would take its values out, and an interruption lose them.
-        self._moments_inside = moments_inside
+        # A function hides the model from Keras. `predict` on JAX would take its values, and lose them if interrupted.
+        self._input_moments = input_moments
 
     def call(self, inputs: Any) -> list[tuple[Tensor, ...]]:
-        rows = (batch[:3] for batch in self._moments_inside(inputs))
+        rows = (batch[:3] for batch in self._input_moments(inputs))
         return [tuple(ops.reshape(value, (1, -1)) for value in row) for row in rows]
 
 
-class _AtMost(keras.callbacks.Callback):
-    """Ends `predict` after some batches, and says so to the progress bar."""
+class _StopAfter(keras.callbacks.Callback):
+    """Stops `predict` after `steps` batches, and shortens the progress bar."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -158,41 +158,41 @@ class _AtMost(keras.callbacks.Callback):
         self.model.stop_predicting = batch + 1 >= self.steps
 
 
-def _call(
-    calls: _Calls,
+def _record(
+    recorder: _Recorder,
     standardize: bool,
     layer: Layer,
-    original: Callable[..., Tensor],
+    call: Callable[..., Tensor],
     inputs: Tensor,
     training: bool | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Records the moments of what the layer is called with, and has it standardize with these, or as it is."""
-    if calls.seen is None:
-        return original(inputs, training=training, mask=mask)
+    """Records the moments of a layer's inputs. Normalizes by them if `standardize`, else by the moving statistics."""
+    if recorder.calls is None:
+        return call(inputs, training=training, mask=mask)
     x = ops.convert_to_tensor(inputs)
     axis = arguments.resolve_axis(OWNER, layer.axis, len(x.shape))
     mask_of_x = arguments.resolve_mask(OWNER, mask, x)
     batch = kernels.moments(x, sets.batch(x, axis), mask_of_x)
-    calls.seen.append((layer, batch))
+    recorder.calls.append((layer, batch))
     if not standardize:
-        return original(inputs, training=False, mask=mask)
-    # `predict` runs on replicas on TensorFlow alone: torch's ranks may each go their way.
+        return call(inputs, training=False, mask=mask)
+    # `predict` runs on several replicas only on TensorFlow. The ranks of torch must not wait for each other.
     if layer.synchronized and backend.backend() == "tensorflow":
-        replicas = None if layer.synchronized is True else int(layer.synchronized)
-        batch = kernels.moments(x, kernels.resolve_replicas(OWNER, x, sets.batch(x, axis, replicas)), mask_of_x)
-    # To standardize with the batch is to be in inference, if the moving statistics are the batch's. All variables are
-    # given, for this scope hides the one around it.
+        of_replicas = sets.batch(x, axis, None if layer.synchronized is True else int(layer.synchronized))
+        batch = kernels.moments(x, kernels.resolve_replicas(OWNER, x, of_replicas), mask_of_x)
+    # Inference mode with the moments of the batch as moving statistics. The scope hides an outer one, so it gets all
+    # variables.
     state = {id(variable): (variable, variable.value) for variable in layer.variables}
     for moving, value in ((layer.moving_mean, batch.mean), (layer.moving_variance, batch.variance)):
         state[id(moving)] = moving, ops.cast(ops.reshape(value, tuple(moving.shape)), moving.dtype)
     with keras.StatelessScope(state_mapping=list(state.values())):
-        return original(inputs, training=False, mask=mask)
+        return call(inputs, training=False, mask=mask)
 
 
-def _pooled(layer: Layer, calls: list[tuple[np.ndarray, ...]]) -> Statistics:
-    """The moments of all batches of all calls; a channel without positions keeps what it has."""
-    _, mean_before, variance_before = _statistics(layer)
+def _pool(layer: Layer, calls: list[tuple[np.ndarray, ...]]) -> Statistics:
+    """The moments of all batches of all calls. A channel without positions keeps its statistics."""
+    _, mean_before, variance_before = _moving_statistics(layer)
     m, v, n = (np.concatenate([np.asarray(call[k], "float64") for call in calls]) for k in range(3))
     total = np.broadcast_to(n, m.shape).sum(0)
     seen, divisor = total > 0, np.maximum(total, 1)
@@ -201,18 +201,13 @@ def _pooled(layer: Layer, calls: list[tuple[np.ndarray, ...]]) -> Statistics:
     return layer, np.where(seen, mean, mean_before), np.where(seen, variance, variance_before)
 
 
-def _statistics(layer: Layer) -> Statistics:
+def _moving_statistics(layer: Layer) -> Statistics:
     mean, variance = (np.array(ops.convert_to_numpy(value)) for value in (layer.moving_mean, layer.moving_variance))
     return layer, mean, variance
 
 
 def _assign(model: keras.Model, statistics: list[Statistics]) -> None:
-    with _strategy(model):
+    with strategy_scope(model):
         for layer, mean, variance in statistics:
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(variance)
-
-
-def _strategy(model: keras.Model) -> Any:
-    """The scope of the strategy that the model was made under."""
-    return model.distribute_strategy.scope() if backend.backend() == "tensorflow" else nullcontext()

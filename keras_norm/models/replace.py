@@ -1,59 +1,59 @@
-"""One normalization in place of another, all over a model."""
+"""Replaces the normalizations of a model."""
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
 from keras.layers import Layer
 
 from keras_norm.layers import GroupNormalization, LayerNormalization
-from keras_norm.layers.frozen import FrozenBatchNormalization
 from keras_norm.models.conversion import convert
-from keras_norm.models.kinds import is_normalization
+from keras_norm.models.predicates import is_frozen, is_normalization
 
+OWNER = "replace_normalization"
 GROUPED = (GroupNormalization, keras.layers.GroupNormalization)
 WITHOUT_CHANNEL_AXIS = (LayerNormalization, keras.layers.LayerNormalization, keras.layers.RMSNormalization)
-OF_WEIGHTS = [f"{w}_{kind}" for w in ("beta", "gamma") for kind in ("initializer", "regularizer", "constraint")]
-CARRIED = ("name", "dtype", "trainable", "center", "scale", *OF_WEIGHTS)
+WEIGHT_ARGUMENTS = [f"{w}_{kind}" for w in ("beta", "gamma") for kind in ("initializer", "regularizer", "constraint")]
+COPIED_ARGUMENTS = ("name", "dtype", "trainable", "center", "scale", *WEIGHT_ARGUMENTS)
 
 
 def replace_normalization(
     model: keras.Model,
-    to: Layer | type[Layer] | Callable[[Layer], Layer],
+    to: Layer | Callable[[Layer], Layer],
     where: Callable[[Layer], bool] | None = None,
     *,
     in_place: bool = False,
 ) -> keras.Model:
-    """A copy of a model with another normalization in place of its own.
+    """Returns a copy of a model in which every normalization is replaced by another one.
 
-    All other weights are carried over, and of the normalizations those of equal name and shape: gamma and beta,
-    moving statistics. The class of the model stays, with its methods, its `train_step` and its `compile`; the result
-    is not compiled, and the model stays as it was.
+    New normalizations get the weights of equal name and shape: gamma and beta, moving statistics. All other weights are
+    copied. The result has the class of the model with its methods, `train_step` and `compile`. It is not compiled, and
+    `model` does not change.
 
     Args:
-        model: a built model: Sequential, Functional or subclassed. Normalizations are found in models, layers and
-            wrappers inside it too, and a shared layer stays shared. A class of yours is copied through its
+        model: a built model: Sequential, Functional or subclassed. Normalizations inside nested models, layers and
+            wrappers are replaced too, and a shared layer stays shared. Your own classes are copied by their
             `get_config` and `from_config`.
-        to: what to put there:
-            a layer as a template, such as `GroupNormalization(32)`. The old layer gives name, dtype policy,
-            `trainable`, center, scale, the initializers, regularizers and constraints of gamma and beta, and the
-            channel axis. Where groups do not divide the channels the largest divisor below is taken, and a warning
-            lists where;
-            a class: as a template, and the old layer gives all other arguments that both have, such as epsilon;
-            a function of the old layer, whose result is taken as it is. It may return the old layer, to keep it.
-        where: a function of a normalization, True if it is to be replaced. By default all of Keras and of this
-            package are: batch, group, layer, instance, root mean square.
-        in_place: whether to convert the model itself, to save memory, or because its class cannot be copied. Compile
-            it again, and other models that share these layers.
+        to: the new normalization:
+            a layer as a template, such as `GroupNormalization(32)`. Name, dtype policy, `trainable`, center, scale, the
+            channel axis, and the initializers, regularizers and constraints of gamma and beta come from the old layer.
+            Groups that do not divide the channels are reduced to the largest divisor, with a warning;
+            a function of the old layer that returns the new one, or the old one to keep it.
+        where: a function of a normalization that returns whether to replace it. By default all normalizations of Keras
+            and of this package are replaced: batch, group, layer, instance, root mean square.
+        in_place: whether to convert the model itself, to save memory or because its class cannot be copied. Compile the
+            model again, and other models that share its layers.
 
     Returns:
         The new model.
 
     Raises:
-        TypeError: if the model is no Keras model, or `to` gives no layer.
-        ValueError: if the model is not built or cannot be copied, or `to` gives a layer that holds the old one, or
-            one for several.
+        TypeError: if the model is not a Keras model, `to` is neither a layer nor a function, or the function does not
+            return a layer.
+        ValueError: if the model is not built or cannot be copied, or `to` returns a layer that holds the old one, or
+            the same layer twice.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.BatchNormalization()])
@@ -61,54 +61,48 @@ def replace_normalization(
         >>> new.layers[1].groups, new.layers[1].name == model.layers[1].name
         (3, True)
     """
-    owner = "replace_normalization"
-    lowered: dict[str, tuple[int, int, int]] = {}
-    make = _follow(to, lowered) if isinstance(to, (Layer, type)) else to
-    if not callable(make):
-        raise TypeError(f"{owner}: to must be a layer, a class of layers or a function. Received: to={to!r}.")
+    if isinstance(to, type) or not callable(to):
+        hint = f"give a layer, {to.__name__}(...)" if isinstance(to, type) else "such as GroupNormalization(32)"
+        raise TypeError(f"{OWNER}: to must be a layer or a function of the old layer. Received: to={to!r} ({hint}).")
+    reduced_groups: dict[str, tuple[int, int, int]] = {}
+    create = partial(_from_template, to, reduced_groups=reduced_groups) if isinstance(to, Layer) else to
 
-    def change(layer: Layer) -> Layer:
-        new = make(layer)
+    def replacement(layer: Layer) -> Layer:
+        new = create(layer)
         if not isinstance(new, Layer):
-            raise TypeError(f"{owner}: to must give a layer. Received: {new!r} for {layer.name!r}.")
+            raise TypeError(f"{OWNER}: to must return a layer. Received: {new!r} for {layer.name!r}.")
         return new
 
-    def chosen(layer: Layer) -> bool:
+    def is_selected(layer: Layer) -> bool:
         return is_normalization(layer) and (where is None or where(layer))
 
-    result = convert(owner, model, chosen, change, in_place)
-    if lowered:
-        each = ", ".join(f"{name!r} {groups} for {c} channels" for name, (_, groups, c) in lowered.items())
-        wanted = next(iter(lowered.values()))[0]
-        warnings.warn(f"{owner}: groups={wanted} do not divide the channels of all layers: {each}.", stacklevel=2)
+    result = convert(OWNER, model, is_selected, replacement, in_place)
+    if reduced_groups:
+        each = ", ".join(f"{name!r} {groups} for {c} channels" for name, (_, groups, c) in reduced_groups.items())
+        requested = next(iter(reduced_groups.values()))[0]
+        warnings.warn(f"{OWNER}: groups={requested} do not divide the channels of all layers: {each}.", stacklevel=2)
     return result
 
 
-def _follow(to: Layer | type[Layer], lowered: dict[str, tuple[int, int, int]]) -> Callable[[Layer], Layer]:
-    """The function of the old layer that a template or a class stands for; it notes where it lowers groups."""
-    template = to() if isinstance(to, type) else to
-
-    def make(old: Layer) -> Layer:
-        wrapped = old.layer if isinstance(old, FrozenBatchNormalization) else old
-        given, config = wrapped.get_config(), template.get_config()
-        shared = given.keys() & config.keys() - {"axis"}
-        config |= {name: given[name] for name in shared if isinstance(to, type) or name in CARRIED}
-        channel_axis = _channel_axis(wrapped)
-        if channel_axis is not None and not isinstance(template, WITHOUT_CHANNEL_AXIS):
-            config["axis"] = channel_axis
-        if isinstance(template, GROUPED) and old.built:
-            channels = old.get_build_config()["input_shape"][config["axis"]]
-            groups = _largest_divisor(channels, config["groups"])
-            if groups != config["groups"]:
-                lowered[old.name] = config["groups"], groups, channels
-            config["groups"] = groups
-        return type(template).from_config(config)
-
-    return make
+def _from_template(template: Layer, old: Layer, reduced_groups: dict[str, tuple[int, int, int]]) -> Layer:
+    """A layer like `template` with arguments of `old`. Where groups are reduced, adds them to `reduced_groups`."""
+    norm = old.layer if is_frozen(old) else old
+    config, old_config = template.get_config(), norm.get_config()
+    config |= {name: old_config[name] for name in COPIED_ARGUMENTS if name in config and name in old_config}
+    channel_axis = _channel_axis(norm)
+    if channel_axis is not None and not isinstance(template, WITHOUT_CHANNEL_AXIS):
+        config["axis"] = channel_axis
+    if isinstance(template, GROUPED) and old.built:
+        channels = old.get_build_config()["input_shape"][config["axis"]]
+        groups = _largest_divisor(channels, config["groups"])
+        if groups != config["groups"]:
+            reduced_groups[old.name] = config["groups"], groups, channels
+        config["groups"] = groups
+    return type(template).from_config(config)
 
 
 def _channel_axis(layer: Layer) -> int | None:
-    """The axis that gamma and beta run along, if it is a single one."""
+    """The axis of gamma and beta, or None if they have several."""
     axis: Any = layer.axis
     if isinstance(axis, int):
         return axis
@@ -116,7 +110,7 @@ def _channel_axis(layer: Layer) -> int | None:
 
 
 def _largest_divisor(channels: int, groups: int) -> int:
-    """The largest divisor of `channels` up to `groups`, and -1, one group a channel, as it is."""
+    """The largest divisor of `channels` up to `groups`. Keeps -1, which means one group per channel."""
     if groups == -1:
         return groups
     return next(g for g in range(min(groups, channels), 0, -1) if channels % g == 0)

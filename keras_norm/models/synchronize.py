@@ -1,4 +1,4 @@
-"""Batch normalization over all replicas, all over a model."""
+"""Synchronizes the batch normalizations of a model over replicas."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from keras.layers import Layer
 from keras_norm import arguments
 from keras_norm.layers import BatchNormalization
 from keras_norm.models.conversion import convert
-from keras_norm.models.kinds import is_batch_normalization
+from keras_norm.models.predicates import is_batch_normalization
 
 OWNER = "synchronize_batch_normalization"
 
@@ -16,25 +16,24 @@ OWNER = "synchronize_batch_normalization"
 def synchronize_batch_normalization(
     model: keras.Model, synchronized: bool | int = True, *, in_place: bool = False
 ) -> keras.Model:
-    """A copy of a model whose batch normalizations take the batch of all replicas.
+    """Returns a copy of a model whose batch normalizations use the global batch of all replicas.
 
-    Those of Keras become `BatchNormalization(synchronized=synchronized)`, those of this package are synchronized in
-    their own class; all weights and arguments are carried over, and predictions stay. Frozen ones stay. Call it inside
-    `strategy.scope()`. The result is not compiled, and the model stays as it was.
+    Layers of Keras become `BatchNormalization(synchronized=synchronized)`; layers of this package keep their class.
+    All weights and arguments are copied, and predictions do not change. Frozen layers stay as they are. Call it inside
+    `strategy.scope()`. The result is not compiled, and `model` does not change.
 
     Args:
         model: a built model, as in `replace_normalization`.
-        synchronized: as in `BatchNormalization`: True, k for the batch of groups of k replicas, or False for the way
-            back.
+        synchronized: as in `BatchNormalization`: True, k for groups of k replicas, or False to undo it.
         in_place: whether to convert the model itself.
 
     Returns:
         The new model.
 
     Raises:
-        TypeError: if the model is no Keras model.
-        ValueError: if `synchronized` is no boolean and no count, the model is not built or cannot be copied, or a layer
-            of Keras has `renorm=True`.
+        TypeError: if the model is not a Keras model.
+        ValueError: if `synchronized` is neither a boolean nor a count, the model is not built or cannot be copied, or a
+            layer of Keras has `renorm=True`.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.BatchNormalization(momentum=0.9)])
@@ -43,8 +42,8 @@ def synchronize_batch_normalization(
         (True, 0.9)
     """
     arguments.boolean_or_count(OWNER, "synchronized", synchronized)
-    change = partial(_synchronized, synchronized=synchronized)
-    return convert(OWNER, model, is_batch_normalization, change, in_place)
+    replacement = partial(_synchronized, synchronized=synchronized)
+    return convert(OWNER, model, is_batch_normalization, replacement, in_place)
 
 
 def _synchronized(layer: Layer, synchronized: bool | int) -> Layer:
@@ -53,8 +52,8 @@ def _synchronized(layer: Layer, synchronized: bool | int) -> Layer:
         return type(layer).from_config(config)
     if getattr(layer, "renorm", False):  # Keras 3.13 does not have it
         raise ValueError(
-            f"{OWNER}: a layer of Keras must not have renorm=True, whose statistics are others. "
+            f"{OWNER}: a layer of Keras must not have renorm=True, which BatchNormalization does not support. "
             f"Received: layer={layer.name!r} (first replace it by a BatchRenormalization)."
         )
-    known = BatchNormalization().get_config()
-    return BatchNormalization.from_config({name: value for name, value in config.items() if name in known})
+    supported = BatchNormalization().get_config()
+    return BatchNormalization.from_config({name: value for name, value in config.items() if name in supported})

@@ -1,4 +1,4 @@
-"""Layers whose kernel is computed in each call from what is trained."""
+"""Wrappers that compute the kernel of a layer in each call."""
 
 from keras_norm.reparametrization.base import KernelReparametrization as KernelReparametrization
 from keras_norm.reparametrization.initialization import initialize_from_data as initialize_from_data

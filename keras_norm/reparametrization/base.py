@@ -1,48 +1,46 @@
-"""What re-parametrizing wrappers share: the wrapped layer is run with a kernel that is computed in each call."""
+"""The base class of wrappers that compute the kernel of a layer in each call."""
 
-import gc
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 import keras
 from keras import ops
 
-from keras_norm._keras import all_layers
 from keras_norm.legacy import kept_axis, with_kept_axis
+from keras_norm.reparametrization.functional_call import functional_call
 from keras_norm.reparametrization.kernels import Kernel, find_kernels
-from keras_norm.reparametrization.substitution import call_with
 from keras_norm.tensors import Tensor, at_least_float32
+from keras_norm.walk import all_layers
 
-NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-_WRAPPERS: WeakKeyDictionary[keras.layers.Layer, ref] = WeakKeyDictionary()
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class KernelReparametrization(keras.layers.Wrapper):
-    """Abstract base of the wrappers that compute a layer's kernel: a subclass says in `_effective` how.
+    """Abstract base class: a subclass defines the formula of the kernel in `_effective_kernel`.
 
-    A kernel is seen as a matrix of shape `(rest, units)` with a column for each output unit, in float32 or wider.
-    From the weight that the layer holds, and from one vector with a value for each unit, comes the effective kernel,
-    with which the layer runs. Nothing is assigned: the layer's own weight is trained through the formula. Its
-    regularizers and constraints act on that weight.
+    A kernel is seen as a matrix of shape `(rest, units)` with one column per output unit, in float32 or wider. The
+    formula computes the effective kernel from the stored one and a vector with one value per unit, and the layer runs
+    with it. Nothing is assigned: gradients reach the stored kernel through the formula. Regularizers and constraints
+    act on the stored kernel.
 
     Args:
-        layer: the layer to wrap. Its dtype policy rules; the wrapper has none of its own.
-        weight_name: the weight to re-parametrize, or several; in sublayers too. None for an RNN's
-            `recurrent_kernel`, else `kernel`, else `embeddings`, else the `depthwise_kernel` and `pointwise_kernel`
-            of a separable convolution.
-        axis: the axis or axes of the weight along which the output units lie. None for those that the type of the
-            layer tells: the last one; the last but one for transposed convolutions; the last two for depthwise
-            ones; those of an EinsumDense kernel that its equation keeps in the output.
+        layer: the layer to wrap. Its dtype policy applies; the wrapper takes none.
+        weight_name: the name or names of the weights to re-parametrize, also in sublayers. None for `recurrent_kernel`
+            of an RNN, else `kernel`, else `embeddings`, else `depthwise_kernel` and `pointwise_kernel` of a separable
+            convolution.
+        axis: the axis or axes of the output units in the weight. None for the default of the layer's type: the last
+            axis; the last but one for transposed convolutions; the last two for depthwise ones; for EinsumDense the
+            axes of the kernel that the equation keeps in the output.
         **kwargs: `name` and `trainable`, as in every Keras layer.
 
     Raises:
         TypeError: when constructed, if `layer` is not a Keras layer.
-        ValueError: when constructed, if the layer is in another wrapper or a dtype is given; when built, if the
-            layer has no such weight or axis, or the weight is re-parametrized inside the layer already; when built
-            or called, if LoRA or quantization has replaced the weight.
+        ValueError: when constructed, if a dtype is given; when constructed or built, if another wrapper of the layer
+            has been built; when built, if the layer has no such weight or axis, or the weight is already
+            re-parametrized inside the layer; when built or called, if LoRA or quantization has replaced the weight.
     """
 
     _vector_name: str
@@ -56,15 +54,15 @@ class KernelReparametrization(keras.layers.Wrapper):
         **kwargs: Any,
     ) -> None:
         if not isinstance(layer, keras.layers.Layer):
-            raise TypeError(f"{self._owner}: layer must be a Keras layer. Received: layer={layer!r}.")
+            raise TypeError(f"{self._error_prefix}: layer must be a Keras layer. Received: layer={layer!r}.")
         if "dtype" in kwargs:
             raise ValueError(
-                f"{self._owner}: the dtype is the wrapped layer's. "
+                f"{self._error_prefix}: the dtype is the wrapped layer's. "
                 f"Received: dtype={kwargs['dtype']!r} (give it to the layer, {layer.name!r})."
             )
-        # Of the dtype of its variables, and without autocasting: so the kernel is read as wide as it is stored.
+        # With the dtype of the variables and no autocasting the kernel is read at its stored width.
         super().__init__(layer, dtype=layer.variable_dtype, autocast=False, **kwargs)
-        self._refuse_a_second_wrapper()
+        self._check_wrapped_once()
         self.weight_name = weight_name
         self.axis = axis
         self.supports_masking = layer.supports_masking
@@ -72,52 +70,54 @@ class KernelReparametrization(keras.layers.Wrapper):
         self._vectors: tuple[keras.Variable, ...] = ()
 
     @property
-    def _owner(self) -> str:
-        """Whom an error names."""
+    def _error_prefix(self) -> str:
         return type(self).__name__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.layer.built and _takes_several_shapes(self.layer.build):
-            self.layer(*_symbolic(args), **_symbolic(kwargs))  # `build` of a wrapper is told the first shape only
+        if not self.layer.built and _needs_several_shapes(self.layer.build):
+            self.layer(*_symbolic(args), **_symbolic(kwargs))  # Keras passes a wrapper's `build` only the first shape
         return super().__call__(*args, **kwargs)
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
-        self._kernels = find_kernels(self._owner, self.layer, self.weight_name, self.axis)
-        self._refuse_what_replaces_the_kernel()
-        self._refuse_a_second_formula()
+        self._kernels = find_kernels(self._error_prefix, self.layer, self.weight_name, self.axis)
+        self._check_kernels_are_read()
+        self._check_parametrized_once()
+        self._check_wrapped_once()
+        # Bypasses the attribute tracking of Keras and torch, which would register the wrapper as a sublayer.
+        object.__setattr__(self.layer, "_reparametrized_by", ref(self))
         for kernel in self._kernels:
-            _keep_from_quantization(kernel.owner, ref(self))
-        # A tuple, because Keras wraps a list in a class of Keras, which `tf.train.Checkpoint` does not track.
+            _disable_quantization(kernel.layer, ref(self))
+        # A tuple, because `tf.train.Checkpoint` does not track the class that Keras wraps a list in.
         self._vectors = tuple(self._add_vector(kernel) for kernel in self._kernels)
 
     def call(self, inputs: Tensor, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
-        self._refuse_what_replaces_the_kernel()
+        self._check_kernels_are_read()
         kernels = self._effective_kernels(training)
-        outputs, losses = call_with(self.layer, kernels, inputs, *args, training=training, **kwargs)
+        outputs, losses = functional_call(self.layer, kernels, inputs, *args, training=training, **kwargs)
         for loss in losses:
             self.add_loss(loss)
         return outputs
 
     @property
     def state_size(self) -> Any:
-        """What `keras.layers.RNN` asks of a cell: a wrapped one would compute its kernel anew at each step."""
+        """`keras.layers.RNN` reads it from a cell. A wrapped cell would compute its kernel at every time step."""
         if isinstance(self.layer, keras.layers.RNN) or not hasattr(self.layer, "state_size"):
-            raise AttributeError(f"{self._owner!r} object has no attribute 'state_size'")
-        raise ValueError(_other_way_round(self._owner, "RNN", self.layer.name))
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute 'state_size'")
+        raise ValueError(_wrong_order(self._error_prefix, "RNN", self.layer.name))
 
     @abstractmethod
-    def _initial(self, matrix: Tensor) -> Tensor:
-        """The vector that training starts with, of shape `(units,)`, for a kernel `(rest, units)`."""
+    def _initial_vector(self, matrix: Tensor) -> Tensor:
+        """The initial vector of shape `(units,)` for a kernel of shape `(rest, units)`."""
 
     @abstractmethod
-    def _effective(self, matrix: Tensor, vector: keras.Variable, training: bool | None) -> Tensor:
-        """The effective kernel `(rest, units)` from the stored one."""
+    def _effective_kernel(self, matrix: Tensor, vector: keras.Variable, training: bool | None) -> Tensor:
+        """The effective kernel of shape `(rest, units)` from the stored one."""
 
     def fold(self) -> keras.layers.Layer:
-        """The plain layer with the effective kernel of inference baked in: for export, quantization and LoRA.
+        """Returns a plain layer with the effective kernel of inference, for export, quantization and LoRA.
 
-        A new layer of the wrapped one's type, name and config; the wrapper and its layer stay as they are.
+        The new layer has the type, name and config of the wrapped one. The wrapper and its layer do not change.
 
         Example:
             >>> import keras_norm as kn
@@ -130,70 +130,70 @@ class KernelReparametrization(keras.layers.Wrapper):
         return self._folded(self.layer.name)
 
     def _folded(self, name: str) -> keras.layers.Layer:
-        """The layer inside, with the effective kernel, by that name."""
+        """The wrapped layer with the effective kernel, under this name."""
         if not self.built:
-            raise ValueError(f"{self._owner}: fold needs a built layer. Received: {self.name!r} (call it once before).")
-        self._refuse_what_replaces_the_kernel()
+            raise ValueError(
+                f"{self._error_prefix}: fold needs a built layer. Received: {self.name!r} (call it once before)."
+            )
+        self._check_kernels_are_read()
         folded = type(self.layer).from_config(self.layer.get_config() | {"name": name})
         folded.build_from_config(self.layer.get_build_config())
         values = {id(weight): value for weight, value in self._effective_kernels(training=False)}
         for new, old in zip(folded.variables, self.layer.variables, strict=True):
-            new.assign(ops.copy(values.get(id(old), old.value)))  # JAX would share the buffer, and training frees it
+            # A copy, because JAX would share the buffer, and training deletes the buffers that it donates.
+            new.assign(ops.copy(values.get(id(old), old.value)))
         return folded
 
     def _effective_kernels(self, training: bool | None) -> list[tuple[keras.Variable, Tensor]]:
         """Each re-parametrized weight with its effective value."""
         effective = []
         for kernel, vector in zip(self._kernels, self._vectors, strict=True):
-            matrix = self._effective(_wide_matrix(kernel), vector, training)
+            matrix = self._effective_kernel(_upcast_matrix(kernel), vector, training)
             effective.append((kernel.weight, kernel.from_matrix(matrix)))
         return effective
 
     def _add_vector(self, kernel: Kernel) -> keras.Variable:
-        """The weight that holds a value for each unit of `kernel`."""
+        """Adds the weight with one value per unit of `kernel`."""
         prefix = f"{kernel.weight.name}_" if len(self._kernels) > 1 else ""
         return self.add_weight(
             name=prefix + self._vector_name,
             shape=(kernel.units,),
-            initializer=lambda shape, dtype: ops.cast(self._initial(_wide_matrix(kernel)), dtype),
+            initializer=lambda shape, dtype: ops.cast(self._initial_vector(_upcast_matrix(kernel)), dtype),
             dtype=at_least_float32(kernel.weight.dtype),
             trainable=self._vector_is_trained,
             autocast=False,
             aggregation="none" if self._vector_is_trained else "only_first_replica",
         )
 
-    def _refuse_a_second_wrapper(self) -> None:
+    def _check_wrapped_once(self) -> None:
         """A layer in two wrappers would be two layers after loading, one of them without weights."""
-        if self.layer in _WRAPPERS:
-            gc.collect()  # A wrapper that nobody holds any more lives on in cycles of Keras' own.
-        other = _WRAPPERS.get(self.layer, lambda: None)()
-        if other is not None:
+        other = getattr(self.layer, "_reparametrized_by", lambda: None)()
+        if other is not None and other is not self:
             raise ValueError(
-                f"{self._owner}: layer must be in one wrapper only. Received: layer={self.layer.name!r}, "
+                f"{self._error_prefix}: layer must be in one wrapper only. Received: layer={self.layer.name!r}, "
                 f"wrapped by {other.name!r} (call that wrapper in both places to share it)."
             )
-        _WRAPPERS[self.layer] = ref(self)
 
-    def _refuse_a_second_formula(self) -> None:
-        """Of two formulas for one weight, the inner would undo the outer."""
-        inner = [part for part in all_layers(self.layer) if isinstance(part, KernelReparametrization)]
-        taken = {id(kernel.weight): part for part in inner for kernel in part._kernels}
+    def _check_parametrized_once(self) -> None:
+        """If two wrappers computed one weight, the inner one would overwrite the outer one."""
+        inner = [layer for layer in all_layers(self.layer) if isinstance(layer, KernelReparametrization)]
+        parametrized = {id(kernel.weight): layer for layer in inner for kernel in layer._kernels}
         for kernel in self._kernels:
-            if id(kernel.weight) in taken:
+            if id(kernel.weight) in parametrized:
                 raise ValueError(
-                    f"{self._owner}: a weight must be re-parametrized once only. Received: "
-                    f"weight_name={kernel.weight.name!r}, which {taken[id(kernel.weight)].name!r} re-parametrizes "
-                    "(two wrappers may share a layer if weight_name tells them different weights)."
+                    f"{self._error_prefix}: a weight must be re-parametrized only once. Received: "
+                    f"weight_name={kernel.weight.name!r}, which {parametrized[id(kernel.weight)].name!r} "
+                    "re-parametrizes (two wrappers may share a layer if weight_name gives them different weights)."
                 )
 
-    def _refuse_what_replaces_the_kernel(self) -> None:
-        """A layer with LoRA or of a quantized dtype does not read the weight that is re-parametrized."""
+    def _check_kernels_are_read(self) -> None:
+        """A layer with LoRA or a quantized dtype reads other variables than the re-parametrized weight."""
         for kernel in self._kernels:
-            quantized, lora = kernel.owner.quantization_mode, getattr(kernel.owner, "lora_enabled", False)
+            quantized, lora = kernel.layer.quantization_mode, getattr(kernel.layer, "lora_enabled", False)
             if quantized or lora:
                 raise ValueError(
-                    f"{self._owner}: the wrapped layer must read its {kernel.weight.name} as it is. Received: "
-                    f"layer={kernel.owner.name!r} with quantization_mode={quantized!r}, lora_enabled={lora} "
+                    f"{self._error_prefix}: the wrapped layer must have a plain {kernel.weight.name}. Received: "
+                    f"layer={kernel.layer.name!r} with quantization_mode={quantized!r}, lora_enabled={lora} "
                     "(fold() the wrapper first, then quantize the plain layer or enable LoRA)."
                 )
 
@@ -213,54 +213,54 @@ class KernelReparametrization(keras.layers.Wrapper):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "KernelReparametrization":
-        if "go_backwards" in config:  # Bidirectional makes its second layer so
-            raise ValueError(_other_way_round(cls.__name__, "Bidirectional", config["layer"]["config"]["name"]))
+        if "go_backwards" in config:  # Bidirectional creates its backward layer this way
+            raise ValueError(_wrong_order(cls.__name__, "Bidirectional", config["layer"]["config"]["name"]))
         return super().from_config(with_kept_axis(config), custom_objects)
 
 
-def _wide_matrix(kernel: Kernel) -> Tensor:
+def _upcast_matrix(kernel: Kernel) -> Tensor:
     """The stored kernel as a matrix in float32 or wider."""
     value = kernel.weight.value
     return kernel.to_matrix(ops.cast(value, at_least_float32(keras.backend.standardize_dtype(value.dtype))))
 
 
-def _keep_from_quantization(layer: Any, wrapper: ref) -> None:
-    """Lets `layer.quantize` say that it cannot, as long as the wrapper lives.
+def _disable_quantization(layer: Any, wrapper: ref) -> None:
+    """Makes `layer.quantize` raise while the wrapper exists.
 
-    `Model.quantize` passes the wrapper by and asks the layer inside; of one that says so it warns, and goes on.
+    `Model.quantize` skips the wrapper and quantizes the layer inside. It turns this error into a warning and continues.
     """
     quantize = layer.quantize
 
     def refuse(*args: Any, **kwargs: Any) -> None:
-        around = wrapper()
-        if around is None:
+        outer = wrapper()
+        if outer is None:
             return quantize(*args, **kwargs)
         raise NotImplementedError(
-            f"{type(around).__name__}: a wrapped layer is not quantized. Received: {layer.name!r} in {around.name!r} "
-            "(quantize `keras_norm.models.fold_weights(model)`, or the plain layer that fold() gives)."
+            f"{type(outer).__name__}: a wrapped layer is not quantized. Received: {layer.name!r} in {outer.name!r} "
+            "(quantize `keras_norm.models.fold_weights(model)`, or the plain layer that fold() returns)."
         )
 
     layer.quantize = refuse
 
 
-def _other_way_round(owner: str, outer: str, name: str) -> str:
-    """What is said to who puts a wrapper into a layer that has to be inside."""
+def _wrong_order(owner: str, outer: str, name: str) -> str:
+    """The error message for a wrapper inside a layer that it must contain."""
     return (
-        f"{owner}: the wrapper must stand around {outer}, not in it. "
+        f"{owner}: the wrapper must be outside {outer}, not inside. "
         f"Received: {outer} of a wrapped layer={name!r} (write {owner}({outer}(...)))."
     )
 
 
-def _takes_several_shapes(build: Callable[..., None]) -> bool:
-    """Whether a layer cannot be built from the shape of its first input, as attention cannot."""
-    required = [p for p in inspect.signature(build).parameters.values() if p.default is p.empty and p.kind in NAMED]
-    return len(required) > 1
+def _needs_several_shapes(build: Callable[..., None]) -> bool:
+    """Whether `build` takes the shapes of several inputs, as in attention."""
+    parameters = inspect.signature(build).parameters.values()
+    return sum(p.default is p.empty and p.kind in POSITIONAL for p in parameters) > 1
 
 
 def _symbolic(arguments: Any) -> Any:
-    """The arguments of a call with tensors that have a shape and a dtype alone."""
+    """The arguments of a call with symbolic tensors in place of tensors."""
 
-    def without_values(x: Any) -> Any:
+    def symbol(x: Any) -> Any:
         return keras.KerasTensor(x.shape, keras.backend.standardize_dtype(x.dtype)) if hasattr(x, "shape") else x
 
-    return keras.tree.map_structure(without_values, arguments)
+    return keras.tree.map_structure(symbol, arguments)

@@ -1,4 +1,4 @@
-"""Which weights of a layer are its kernels, as matrices."""
+"""Finds the kernels of a layer and reshapes them to matrices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from math import prod
 import keras
 from keras import ops
 
-from keras_norm._keras import all_layers
-from keras_norm.arguments import Tensor, integer, known_shape
+from keras_norm.arguments import integer
 from keras_norm.kernel_layouts import unit_axes
+from keras_norm.tensors import Tensor, known_shape
+from keras_norm.walk import all_layers
 
 _DEFAULT_NAMES = (
     ("recurrent_kernel",),
@@ -21,19 +22,19 @@ _DEFAULT_NAMES = (
 
 @dataclass(frozen=True)
 class Kernel:
-    """A weight, the layer that made it, and for each of its axes whether output units lie along it.
+    """A weight, the layer that created it, and for each of its axes whether it is one of output units.
 
-    `torch.compile` would make variables of integers, and errs when it looks for a number among them.
+    The flags are booleans, because `torch.compile` treats integers as variables and fails to look them up.
     """
 
-    owner: keras.layers.Layer
+    layer: keras.layers.Layer
     weight: keras.Variable
-    holds_units: tuple[bool, ...]
+    is_unit_axis: tuple[bool, ...]
 
     @property
     def axes(self) -> tuple[int, ...]:
         """The axes of the output units."""
-        return tuple(a for a, holds in enumerate(self.holds_units) if holds)
+        return tuple(a for a, is_unit in enumerate(self.is_unit_axis) if is_unit)
 
     @property
     def units(self) -> int:
@@ -54,62 +55,56 @@ class Kernel:
 
     @property
     def _units_last(self) -> list[int]:
-        """The axes of the kernel, those of the units last."""
-        return [a for a, holds in enumerate(self.holds_units) if not holds] + list(self.axes)
+        """The order of axes that puts the unit axes last."""
+        return [a for a, is_unit in enumerate(self.is_unit_axis) if not is_unit] + list(self.axes)
 
 
 def find_kernels(
     owner: str, layer: keras.layers.Layer, names: str | Sequence[str] | None, axis: int | Sequence[int] | None
 ) -> tuple[Kernel, ...]:
-    """The weights of a built `layer` that are called one of `names`, those of its sublayers included.
+    """Finds the weights with one of these names in a built layer and its sublayers.
 
     Args:
-        owner: whom an error names.
+        owner: the class in error messages.
         layer: a built layer.
         names: None for the recurrent kernel of an RNN, else the kernel, else the embeddings, else both kernels of a
             separable convolution.
-        axis: the axes of the output units; None for those that the layer's type tells.
+        axis: the axes of the output units; None for the default of the layer's type.
     """
-    weights = [(part, weight) for part in all_layers(layer) for weight in _own_weights(part)]
+    weights = [(inner, weight) for inner in all_layers(layer) for weight in _own_weights(inner)]
     present = [weight.name for _, weight in weights]
-    for listed in _DEFAULT_NAMES if names is None else [[names] if isinstance(names, str) else names]:
-        if set(listed) <= set(present):
-            found = [(part, weight) for name in listed for part, weight in weights if weight.name == name]
-            return tuple(_kernel(part, weight, _unit_axes(owner, part, weight, axis)) for part, weight in found)
+    for candidates in _DEFAULT_NAMES if names is None else [[names] if isinstance(names, str) else names]:
+        if set(candidates) <= set(present):
+            found = [(inner, weight) for name in candidates for inner, weight in weights if weight.name == name]
+            return tuple(_kernel(owner, inner, weight, axis) for inner, weight in found)
     raise ValueError(
         f"{owner}: weight_name must name weights of the wrapped layer. "
         f"Received: weight_name={names!r}, layer={layer.name!r} ({type(layer).__name__}) with weights {present}."
     )
 
 
-def _kernel(owner: keras.layers.Layer, weight: keras.Variable, axes: tuple[int, ...]) -> Kernel:
-    """The kernel whose units lie along `axes`."""
-    return Kernel(owner, weight, tuple(a in axes for a in range(len(weight.shape))))
-
-
 def _transpose(x: Tensor, order: list[int]) -> Tensor:
-    """`x` with its axes in `order`; most kernels are in order already, and a transpose that moves nothing copies."""
+    """`x` with its axes in `order`. Most kernels are in order already, and a transpose would copy them."""
     return x if order == sorted(order) else ops.transpose(x, order)
 
 
 def _own_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """The weights that the layer itself made, without those of its sublayers."""
-    below = {id(weight) for part in all_layers(layer)[1:] for weight in part.weights}
-    return [weight for weight in layer.weights if id(weight) not in below]
+    """The weights of the layer without those of its sublayers."""
+    inherited = {id(weight) for inner in all_layers(layer)[1:] for weight in inner.weights}
+    return [weight for weight in layer.weights if id(weight) not in inherited]
 
 
-def _unit_axes(
-    owner: str, layer: keras.layers.Layer, weight: keras.Variable, axis: int | Sequence[int] | None
-) -> tuple[int, ...]:
-    """`axis` counted from 0 and sorted, or the default."""
-    if axis is None:
-        return unit_axes(layer, weight.name, len(weight.shape))
+def _kernel(owner: str, layer: keras.layers.Layer, weight: keras.Variable, axis: int | Sequence[int] | None) -> Kernel:
+    """The kernel with its unit axes: `axis`, or the default."""
     rank = len(weight.shape)
-    listed = [integer(owner, "axis", a) for a in (axis if isinstance(axis, list | tuple) else [axis])]
-    axes = sorted({a % rank for a in listed if -rank <= a < rank})
-    if len(axes) < len(listed) or not axes:
-        raise ValueError(
-            f"{owner}: axis must name axes of the kernel, each once. "
-            f"Received: axis={axis}, {weight.name} of shape {tuple(weight.shape)}."
-        )
-    return tuple(axes)
+    if axis is None:
+        axes = unit_axes(layer, weight.name, rank)
+    else:
+        listed = [integer(owner, "axis", a) for a in (axis if isinstance(axis, list | tuple) else [axis])]
+        axes = tuple({a % rank for a in listed if -rank <= a < rank})
+        if len(axes) < len(listed) or not axes:
+            raise ValueError(
+                f"{owner}: axis must name axes of the kernel, each once. "
+                f"Received: axis={axis}, {weight.name} of shape {tuple(weight.shape)}."
+            )
+    return Kernel(layer, weight, tuple(a in axes for a in range(rank)))

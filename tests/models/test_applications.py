@@ -13,7 +13,7 @@ from keras import applications
 
 import keras_norm as kn
 from keras_norm import models
-from keras_norm.models.kinds import is_batch_normalization, is_normalization
+from keras_norm.models.predicates import is_batch_normalization, is_normalization
 from support.backends import array, tensorflow_only
 from support.networks import predict
 

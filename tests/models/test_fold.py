@@ -7,8 +7,8 @@ from keras import layers as kl
 
 import keras_norm as kn
 from keras_norm import models
-from keras_norm._keras import all_layers
-from keras_norm.models.kinds import is_batch_normalization, layers_inside
+from keras_norm.models.predicates import is_batch_normalization, is_frozen
+from keras_norm.walk import all_layers
 from support import own_classes
 from support.backends import BACKEND, array
 from support.networks import inputs, mixed, predict, randomized, sequential
@@ -36,7 +36,7 @@ TRANSPOSED = {
 
 
 def remaining(model):
-    return [layer.name for layer in layers_inside(model) if is_batch_normalization(layer)]
+    return [layer.name for layer in all_layers(model, is_frozen) if is_batch_normalization(layer)]
 
 
 def folded(model):
@@ -200,7 +200,7 @@ def test_what_cannot_be_folded_stays(case, capsys):
     assert_predicts_as(new, model)
 
 
-def test_a_kernel_of_size_one_sees_no_padding():
+def test_a_kernel_of_size_one_is_unpadded():
     model = sequential(kl.ReLU(), kl.BatchNormalization(), kl.Conv2D(4, 1, strides=2, padding="same"))
     assert remaining(folded(model)) == []
     assert_predicts_as(folded(model), model)
@@ -231,7 +231,7 @@ def test_names_stay():
 
 
 @pytest.mark.quick
-def test_it_says_how_many_were_folded_and_between_what_the_others_stand(capsys):
+def test_it_says_how_many_were_folded_and_why_the_others_stay(capsys):
     models.fold_batch_normalization(mixed())
     assert capsys.readouterr().out == (
         "3 of 4 batch normalizations folded.\n  shared_norm stays: it is called 2 times.\n"
@@ -434,13 +434,13 @@ def test_what_a_layer_calls_is_folded_inside_it(layer, count, in_place, capsys):
 
 OTHER = "a branch, an operation or an end"
 REASONS = {
-    BranchesBetween: f"it stands between {OTHER} and {OTHER}",
-    GivesBoth: f"it stands between {OTHER} and {OTHER}",
-    WorksBetween: f"it stands between {OTHER} and {OTHER}",
-    Repeats: f"it stands between {OTHER} and {OTHER}",
+    BranchesBetween: f"it is between {OTHER} and {OTHER}",
+    GivesBoth: f"it is between {OTHER} and {OTHER}",
+    WorksBetween: f"it is between {OTHER} and {OTHER}",
+    Repeats: f"it is between {OTHER} and {OTHER}",
     RepeatsInAFunction: "it is called by held, which cannot be traced (fori_loop is given a function",
-    ReadsTheKernel: f"it stands between {OTHER} and {OTHER}",
-    ReadsTheKernelBefore: f"it stands between {OTHER} and {OTHER}",
+    ReadsTheKernel: f"it is between {OTHER} and {OTHER}",
+    ReadsTheKernelBefore: f"it is between {OTHER} and {OTHER}",
     ReadsGamma: "it is used by held otherwise than by a call",
     TrainsAlways: "it is called with training=True",
 }
@@ -520,10 +520,10 @@ def test_the_model_is_left_as_it_was():
     layer = KeepsWhatItGave()
     model = randomized(around(layer))
     predict(model)
-    last, nodes = layer.last, [len(part._inbound_nodes) for part in all_layers(model)]
+    last, nodes = layer.last, [len(layer._inbound_nodes) for layer in all_layers(model)]
     folded(model)
     assert layer.last is last
-    assert [len(part._inbound_nodes) for part in all_layers(model)] == nodes
+    assert [len(layer._inbound_nodes) for layer in all_layers(model)] == nodes
 
 
 @OWN_FILES

@@ -7,7 +7,8 @@ import pytest
 import keras_norm as kn
 from keras_norm import models
 from keras_norm.layers.frozen import FrozenBatchNormalization
-from keras_norm.models.kinds import is_batch_normalization, is_normalization, layers_inside
+from keras_norm.models.predicates import is_batch_normalization, is_normalization
+from keras_norm.walk import all_layers
 from support import hub_models
 from support.backends import array, tensorflow_only
 from support.networks import assert_untouched, randomized, weights
@@ -64,13 +65,13 @@ def assert_close(model, x, want):
 
 
 def count(model, kind):
-    return sum(isinstance(layer, kind) for layer in layers_inside(model))
+    return sum(isinstance(layer, kind) for layer in all_layers(model))
 
 
 def test_every_tool_converts_all_of_it_and_leaves_the_original_as_it_was(name):
     batch, all_of_them, _ = MODELS[name]
     model, x = make(name), inputs_of(name)
-    layers = layers_inside(model)
+    layers = all_layers(model)
     assert (sum(map(is_batch_normalization, layers)), sum(map(is_normalization, layers))) == (batch, all_of_them)
     before, want = weights(model), predict(model, x)
 
@@ -81,7 +82,7 @@ def test_every_tool_converts_all_of_it_and_leaves_the_original_as_it_was(name):
     assert (type(synchronized), count(synchronized, kn.BatchNormalization)) == (type(model), batch)
     assert_close(synchronized, x, want)
 
-    norms = [layer for layer in layers_inside(synchronized) if is_batch_normalization(layer)]
+    norms = [layer for layer in all_layers(synchronized) if is_batch_normalization(layer)]
     means = [array(norm.moving_mean) for norm in norms]
     models.recalibrate_batch_normalization(synchronized, x, verbose=0)
     moved = [not np.array_equal(array(norm.moving_mean), mean) for norm, mean in zip(norms, means, strict=True)]
@@ -111,7 +112,7 @@ def trained_step(model, x):
     pairs = [(g, w) for g, w in zip(gradients, model.trainable_weights, strict=True) if g is not None]
     keras.optimizers.SGD(1e-3).apply(*zip(*pairs, strict=True))
     reached = {id(weight) for _, weight in pairs}
-    norms = [layer for layer in layers_inside(model) if is_normalization(layer)]
+    norms = [layer for layer in all_layers(model) if is_normalization(layer)]
     return [layer.name for layer in norms if {id(weight) for weight in layer.trainable_weights} <= reached]
 
 
@@ -174,7 +175,7 @@ def test_a_classifier_keeps_its_class_and_trains():
 @pytest.mark.xdist_group("bert")
 def test_a_text_classifier_keeps_its_vocabulary():
     classifier = hub_models.text_classifier()
-    new = models.replace_normalization(classifier, kn.LayerNormalization)
+    new = models.replace_normalization(classifier, kn.LayerNormalization())
     assert new.preprocessor.tokenizer.get_vocabulary() == hub_models.VOCABULARY
     texts = ["the quick brown", "fox"]
     np.testing.assert_allclose(

@@ -8,6 +8,8 @@ from keras import layers as kl
 import keras_norm as kn
 from keras_norm import models
 from keras_norm.layers.frozen import FrozenBatchNormalization
+from keras_norm.models.predicates import is_frozen
+from keras_norm.walk import all_layers
 from support.backends import array, tensorflow_only
 from support.networks import assert_untouched, mixed, part, randomized, sequential, weights
 from support.own_classes import FEATURES, Block, Detector, Everywhere, Guessed, Plain, Scale, Stack, built
@@ -146,7 +148,7 @@ def test_normalizations_inside_wrappers_and_layers_are_converted(conversion):
 def test_a_layer_of_another_kind_that_holds_normalizations_is_copied_with_them():
     model = sequential(kl.TimeDistributed(kl.BatchNormalization()), kl.LayerNormalization(), shape=(3, FEATURES))
     where = lambda layer: isinstance(layer, kl.LayerNormalization)  # noqa: E731
-    new = models.replace_normalization(model, kl.RMSNormalization, where)
+    new = models.replace_normalization(model, kl.RMSNormalization(), where)
     assert [type(layer) for layer in new.layers] == [kl.TimeDistributed, kl.RMSNormalization]
     assert type(new.layers[0].layer) is kl.BatchNormalization
 
@@ -167,7 +169,7 @@ def test_conversions_of_a_class_that_builds_its_layers_add_up():
 
 def test_the_arguments_of_an_earlier_conversion_to_the_same_class_are_kept():
     model = models.replace_normalization(built(Plain), kl.BatchNormalization(epsilon=0.5))
-    other = models.replace_normalization(model, kl.LayerNormalization, lambda layer: False)
+    other = models.replace_normalization(model, kl.LayerNormalization(), lambda layer: False)
     assert (type(other.norm), other.norm.epsilon) == (kl.BatchNormalization, 0.5)
 
 
@@ -188,8 +190,8 @@ def test_what_is_trained_is_kept_layer_by_layer_and_weight_by_weight(conversion)
 def test_names_of_layers_are_kept(conversion):
     convert, _, prepare = conversion
     model = prepare(built(Everywhere))
-    names = [layer.name for layer in models.kinds.layers_inside(model)]
-    assert [layer.name for layer in models.kinds.layers_inside(convert(model))] == names
+    names = [layer.name for layer in all_layers(model, is_frozen)]
+    assert [layer.name for layer in all_layers(convert(model), is_frozen)] == names
 
 
 def test_paths_of_weights_are_kept_in_place(conversion):
@@ -380,7 +382,7 @@ def test_a_new_layer_that_holds_the_old_one_is_refused():
 def test_one_new_layer_for_several_is_refused():
     model = sequential(kl.BatchNormalization(name="a"), kl.BatchNormalization(name="b"))
     one = kn.GroupNormalization(3, name="one")
-    with pytest.raises(ValueError, match=r"each layer must get a new one of its own\. Received: 'one' for 'a' and for"):
+    with pytest.raises(ValueError, match=r"each layer must have its own replacement\. Received: 'one' for 'a' and for"):
         models.replace_normalization(model, lambda old: one)
 
 
@@ -394,7 +396,7 @@ def test_a_model_of_tf_keras_is_called_by_that_name(conversion):
     class Functional:
         __module__ = "tf_keras.src.engine.functional"
 
-    with pytest.raises(TypeError, match=r"of tf_keras\..*Functional \(a model of tf_keras, which is Keras 2"):
+    with pytest.raises(TypeError, match=r"of tf_keras\..*Functional \(tf_keras is Keras 2"):
         conversion[0](Functional())
 
 

@@ -1,6 +1,8 @@
 """What both wrappers promise for every layer that they wrap."""
 
+import copy
 import gc
+import pickle
 from functools import cache
 
 import h5py
@@ -480,19 +482,45 @@ def test_a_wrapper_called_in_two_places_is_one_layer_after_loading_too(wrapper, 
 @every_wrapper
 def test_a_layer_in_two_wrappers_is_refused(wrapper):
     dense = layers.Dense(3, name="shared")
-    first = wrapper(dense, name="first")
-    with pytest.raises(
-        ValueError, match=r"layer must be in one wrapper only\. Received: layer='shared', wrapped by 'first'"
-    ):
-        WeightNormalization(dense)
-    del first
+    first, unbuilt = wrapper(dense, name="first"), WeightNormalization(dense)
+    call(first, X)
+    words = r"layer must be in one wrapper only\. Received: layer='shared', wrapped by 'first'"
+    with pytest.raises(ValueError, match=words):
+        SpectralNormalization(dense)
+    with pytest.raises(ValueError, match=words):
+        call(unbuilt, X)
 
 
 @every_wrapper
 def test_a_layer_may_be_wrapped_again_when_its_wrapper_is_gone(wrapper):
     dense = layers.Dense(3)
     wrapper(dense)
-    assert wrapper(dense).layer is dense
+    assert call(wrapper(dense), X).shape == (4, 3)
+
+
+@pytest.mark.quick
+@every_wrapper
+def test_a_wrapper_that_is_not_built_leaves_the_layer_free(wrapper):
+    dense = layers.Dense(3)
+    with pytest.raises(ValueError, match="power_iterations must be positive") as caught:
+        SpectralNormalization(dense, power_iterations=0)
+    assert call(wrapper(dense), X).shape == (4, 3)
+    assert caught.tb  # in a notebook, too, the traceback keeps the refused wrapper alive
+
+
+@pytest.mark.quick
+@every_wrapper
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copy_in_memory_computes_the_same_and_is_a_layer_of_its_own(copied, wrapper):
+    layer = built(BY_NAME["Dense"], wrapper)
+    model = keras.Sequential([keras.Input((5,)), layer])
+    y = call(model, X)
+    twin = copied(model)
+    np.testing.assert_array_equal(call(twin, X), y)
+    twin.layers[0].layer.kernel.assign(array(layer.layer.kernel) + 1.0)
+    np.testing.assert_array_equal(call(model, X), y)
+    with pytest.raises(ValueError, match="layer must be in one wrapper only"):
+        wrapper(twin.layers[0].layer)
 
 
 @pytest.mark.parametrize("outer", WRAPPERS)
@@ -500,7 +528,7 @@ def test_a_layer_may_be_wrapped_again_when_its_wrapper_is_gone(wrapper):
 def test_a_weight_is_re_parametrized_once(wrapper, outer):
     nested = outer(wrapper(layers.Dense(3), name="inner"))
     with pytest.raises(
-        ValueError, match=r"must be re-parametrized once only\. Received: weight_name='kernel', which 'inner'"
+        ValueError, match=r"must be re-parametrized only once\. Received: weight_name='kernel', which 'inner'"
     ):
         call(nested, X)
 
@@ -576,7 +604,7 @@ def with_lora():
 
 
 NO_SUCH_WEIGHT = "weight_name must name weights of the wrapped layer. Received: weight_name="
-NOT_AS_IT_IS = "the wrapped layer must read its kernel as it is. Received: layer='dense' with quantization_mode="
+NOT_PLAIN = "the wrapped layer must have a plain kernel. Received: layer='dense' with quantization_mode="
 NO_SUCH_AXIS = "axis must name axes of the kernel, each once. Received: axis="
 REFUSED = [
     (lambda: "dense", {}, TypeError, "layer must be a Keras layer. Received: layer='dense'"),
@@ -589,9 +617,9 @@ REFUSED = [
     (lambda: layers.Dense(3), {"axis": []}, ValueError, NO_SUCH_AXIS + "[]"),
     (lambda: layers.Dense(3), {"axis": 1.0}, TypeError, "axis must be an integer. Received: axis=1.0 (float)"),
     (lambda: layers.Dense(3), {"axis": "last"}, TypeError, "axis must be an integer. Received: axis='last' (str)"),
-    (with_lora, {}, ValueError, NOT_AS_IT_IS + "None, lora_enabled=True (fold() the wrapper first"),
-    (lambda: layers.Dense(3, name="dense", lora_rank=2), {}, ValueError, NOT_AS_IT_IS + "None, lora_enabled=True"),
-    (lambda: layers.Dense(3, name="dense", dtype="int8_from_float32"), {}, ValueError, NOT_AS_IT_IS + "'int8'"),
+    (with_lora, {}, ValueError, NOT_PLAIN + "None, lora_enabled=True (fold() the wrapper first"),
+    (lambda: layers.Dense(3, name="dense", lora_rank=2), {}, ValueError, NOT_PLAIN + "None, lora_enabled=True"),
+    (lambda: layers.Dense(3, name="dense", dtype="int8_from_float32"), {}, ValueError, NOT_PLAIN + "'int8'"),
 ]
 
 
@@ -613,7 +641,7 @@ def test_bad_input_is_told_the_rule_and_what_was_received(layer, arguments, erro
 )
 def test_a_wrapper_in_a_layer_that_has_to_be_inside_is_told_so_and_works_around_it(outer, inner, wrapper):
     make = getattr(layers, outer)
-    words = rf"{wrapper.__name__}: the wrapper must stand around {outer}, not in it\. Received: {outer} of a wrapped "
+    words = rf"{wrapper.__name__}: the wrapper must be outside {outer}, not inside\. Received: {outer} of a wrapped "
     with pytest.raises(ValueError, match=words + rf"layer='inner' \(write {wrapper.__name__}\({outer}\(\.\.\.\)\)"):
         make(wrapper(inner(3, name="inner")))
     layer = wrapper(make(inner(3)))
@@ -633,9 +661,9 @@ def test_a_layer_that_is_not_built_is_not_folded(wrapper):
 def test_lora_of_a_layer_that_is_wrapped_already_is_refused_in_the_next_call(wrapper):
     layer = built(BY_NAME["Dense"], wrapper)
     layer.layer.enable_lora(2)
-    with pytest.raises(ValueError, match="the wrapped layer must read its kernel as it is"):
+    with pytest.raises(ValueError, match="the wrapped layer must have a plain kernel"):
         call(layer, X)
-    with pytest.raises(ValueError, match="the wrapped layer must read its kernel as it is"):
+    with pytest.raises(ValueError, match="the wrapped layer must have a plain kernel"):
         layer.fold()
 
 
@@ -667,9 +695,10 @@ def test_quantization_of_a_model_leaves_wrapped_layers_as_they_are_and_warns(wra
     np.testing.assert_allclose(array(model(X)), y, atol=0.2)
 
 
-def test_a_layer_can_be_quantized_when_its_wrapper_is_gone():
+def test_a_layer_can_be_wrapped_again_or_quantized_when_a_built_wrapper_is_gone():
     dense = layers.Dense(3)
-    call(WeightNormalization(dense), X)
-    gc.collect()
+    for wrapper in WRAPPERS:
+        call(wrapper(dense), X)
+        gc.collect()
     dense.quantize("int8")
     assert dense.quantization_mode == "int8"

@@ -72,19 +72,10 @@ def test_gradients_are_those_of_torch(case):
     fixture = torch_gradients.read("weight_norm", case)
     layer = torch_gradients.wrapped(WeightNormalization, case, fixture)
     layer.g[0].assign(fixture["g"])
-    np.testing.assert_allclose(
-        call(layer, fixture["x"]), fixture["y"], rtol=torch_gradients.UNIT, atol=torch_gradients.UNIT
-    )
+    torch_gradients.assert_close(call(layer, fixture["x"]), fixture["y"])
     found = weight_gradients(layer, fixture["x"], fixture["cotangent"])
-    np.testing.assert_allclose(
-        found[layer.g[0].path], fixture["gradient of g"], rtol=torch_gradients.UNIT, atol=torch_gradients.UNIT
-    )
-    np.testing.assert_allclose(
-        found[layer.layer.kernel.path],
-        fixture["gradient of kernel"],
-        rtol=torch_gradients.UNIT,
-        atol=torch_gradients.UNIT,
-    )
+    torch_gradients.assert_close(found[layer.g[0].path], fixture["gradient of g"])
+    torch_gradients.assert_close(found[layer.layer.kernel.path], fixture["gradient of kernel"])
 
 
 def test_a_unit_of_zeros_gives_zeros_and_finite_gradients():

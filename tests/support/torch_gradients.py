@@ -1,6 +1,7 @@
 """Gradients of PyTorch's weight_norm and spectral_norm in float64; `python torch_gradients.py` writes them anew."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -16,6 +17,7 @@ CASES = {
 ITERATIONS = 300
 # On torch Keras' own products of float64 are of float32.
 UNIT = 1e-5 if keras.backend.backend() == "torch" else 1e-9
+assert_close = partial(np.testing.assert_allclose, rtol=UNIT, atol=UNIT)
 
 
 def read(norm, case):

@@ -1,0 +1,33 @@
+"""Which layers are normalizations, of Keras and of this package."""
+
+import keras
+from keras.layers import Layer
+
+from keras_norm.layers.base import Normalization
+from keras_norm.layers.base_batch import BaseBatchNormalization
+from keras_norm.layers.frozen import FrozenBatchNormalization
+
+BATCH_NORMALIZATIONS = (keras.layers.BatchNormalization, BaseBatchNormalization)
+NORMALIZATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+    Normalization,
+    FrozenBatchNormalization,
+)
+
+
+def is_batch_normalization(layer: Layer) -> bool:
+    """Whether the layer has moving statistics; False for a frozen one."""
+    return isinstance(layer, BATCH_NORMALIZATIONS)
+
+
+def is_frozen(layer: Layer) -> bool:
+    """Whether the layer is a frozen batch normalization, which the tools treat as a single layer."""
+    return isinstance(layer, FrozenBatchNormalization)
+
+
+def is_normalization(layer: Layer) -> bool:
+    """Whether the layer normalizes its inputs by statistics of activations."""
+    return isinstance(layer, NORMALIZATIONS)
