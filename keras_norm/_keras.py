@@ -32,6 +32,14 @@ def sublayers(layer: Layer) -> list[Layer]:
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
+def layers_in_file_order(layer: Layer) -> list[Layer]:
+    """The layer and those inside it in the order of Keras, which lists what lies below the first level backwards.
+
+    Saved wrappers list the vectors of their kernels in this order.
+    """
+    return layer._flatten_layers()
+
+
 def takes_training(layer: Layer) -> bool:
     """Whether `call` has an argument `training`. Keras also looks through decorators."""
     return bool(layer._call_has_training_arg)

@@ -21,7 +21,7 @@ class Moments(NamedTuple):
 
     mean: Tensor
     variance: Tensor
-    count: Tensor | int
+    count: Tensor
 
 
 def moments(x: Tensor, sets: Sets, mask: Tensor | None = None, *, centered: bool = True, pool: Pool | None = None):
@@ -35,7 +35,8 @@ def moments(x: Tensor, sets: Sets, mask: Tensor | None = None, *, centered: bool
 
     `pool` adds the sums of other replicas. Sums and counts are added, never means, so shards may differ in size.
     """
-    h, mask, axes = split(upcast(ops.convert_to_tensor(x)), sets.groups), split(mask, sets.groups), split_axes(sets)
+    h: Tensor = split(upcast(ops.convert_to_tensor(x)), sets.groups)
+    mask, axes = split(mask, sets.groups), split_axes(sets)
     n = number_of_positions(h, axes) if mask is None else total(ops.cast(mask, h.dtype), axes)
     mean = ops.zeros([1] * len(h.shape), h.dtype)
     if centered:

@@ -29,7 +29,7 @@ class Groups(NamedTuple):
     """Pools neighbouring entries of `axis`: `count` groups of equal size."""
 
     axis: int
-    count: int
+    count: int  # type: ignore[assignment]  # of groups; hides `tuple.count`
 
 
 class Sets(NamedTuple):

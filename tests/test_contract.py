@@ -619,8 +619,8 @@ def test_a_stateless_call_returns_the_new_statistics_and_changes_no_weight(case)
 def test_a_constant_input_gives_beta(case):
     x = np.full((3, 4, 5, CHANNELS), 7.0, "float32")
     y = call(case.built(x.shape), x, training=True)
-    # A mean that is off by one unit in the last place, with the largest gamma.
-    unit = np.spacing(x.max()) / EPSILON**0.5 * 2.0
+    # torch's kernels compute x scale + (beta - mean scale), which rounds x as if it had one bit less. gamma is up to 2.
+    unit = 2.0 * np.spacing(x.max()) / EPSILON**0.5 if BACKEND == "torch" else 1e-5
     np.testing.assert_allclose(y, case.beta(x.shape), rtol=1e-5, atol=unit)
 
 

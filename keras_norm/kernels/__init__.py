@@ -1,9 +1,10 @@
 """Which kernel runs: the only place that asks about backend, device, size, mask, replicas and export.
 
-A kernel is a module with the two functions of `reference.py`, `standardize` and `normalize`, that returns None for what
-it leaves to the reference. All kernels give the same numbers, to rounding.
+A kernel is a module with the functions of `reference.py`, `standardize` and `normalize`. It returns None for what it
+leaves to the reference. All kernels give the same numbers, to rounding.
 """
 
+from importlib import import_module
 from typing import Any
 
 import keras
@@ -20,20 +21,17 @@ from keras_norm.sets import Groups, Sets, axes_except
 from keras_norm.tensors import Tensor
 
 BACKEND = keras.backend.backend()
+kernel: Any = reference
 
+if BACKEND in ("tensorflow", "jax", "torch"):
+    kernel = import_module(f"keras_norm.kernels.{BACKEND}")
 if BACKEND == "tensorflow":
     import tensorflow as tf
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
-
-    from keras_norm.kernels import tensorflow as kernel
 elif BACKEND == "jax":
     from jax import default_backend
-
-    from keras_norm.kernels import jax as kernel
 elif BACKEND == "torch":
     from torch import compiler, jit
-
-    from keras_norm.kernels import torch as kernel
 
 LARGE = 2**20
 """From this number of elements on a compilation pays on a CPU."""
@@ -48,20 +46,15 @@ def standardize(
     mask: Tensor | None = None,
     *,
     centered: bool = True,
-) -> tuple[Tensor, Moments | None]:
+) -> tuple[Tensor, Moments]:
     """gamma (x - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta, and the moments of the sets.
 
-    gamma and beta broadcast against x. Moments come with sets that run through the batch; others may go without.
+    gamma and beta broadcast against x. A kernel may leave out the moments (None) of sets that lie within a sample.
     """
     pool, found = _pool(sets), None
-    if mask is None and BACKEND == "jax":
-        found = kernel.standardize(x, sets, gamma, beta, epsilon, centered=centered, one_pass=has_accelerator())
-    elif mask is None and BACKEND == "torch" and centered and pool is None and not (_is_traced() or 0 in x.shape):
-        found = kernel.standardize(x, sets, gamma, beta, epsilon)
-    elif mask is None and BACKEND == "tensorflow" and not _few_operations_are_best(x):
-        found = kernel.standardize(
-            x, sets, gamma, beta, epsilon, centered=centered, pool=pool, one_pass=_is_memory_bound(x), **_way(x)
-        )
+    if mask is None and not _leaves_to_reference(x):
+        options = _options(x)
+        found = kernel.standardize(x, sets, gamma, beta, epsilon, centered=centered, pool=pool, **options)
     return found or reference.standardize(x, sets, gamma, beta, epsilon, mask, centered=centered, pool=pool)
 
 
@@ -70,10 +63,8 @@ def normalize(
 ) -> Tensor:
     """gamma (x - mean) / sqrt(variance + epsilon) + beta, with constant moments, such as moving statistics."""
     y = None
-    if BACKEND == "tensorflow":
-        y = kernel.normalize(x, mean, variance, gamma, beta, epsilon, **_way(x))
-    elif BACKEND == "jax" or not _is_traced():
-        y = kernel.normalize(x, mean, variance, gamma, beta, epsilon)
+    if not _is_traced_by_torch():
+        y = kernel.normalize(x, mean, variance, gamma, beta, epsilon, **_options(x))
     return reference.normalize(x, mean, variance, gamma, beta, epsilon) if y is None else y
 
 
@@ -120,13 +111,30 @@ def _pool(sets: Sets) -> Pool | None:
     return Replicas(1 if sets.replicas is None else number_of_replicas() // sets.replicas)
 
 
-def _way(x: Tensor) -> dict[str, Any]:
-    """How the functions of TensorFlow's kernel run: as operations, or as XLA computations; and whether on a CPU."""
-    if _should_compile(x):
+def _leaves_to_reference(x: Tensor) -> bool:
+    """Whether the reference runs: in graphs for export, for empty batches on torch, and for small tensors in the eager
+    mode of TensorFlow, where every operation counts.
+    """
+    if BACKEND == "tensorflow":
+        is_small = tf.executing_eagerly() and not has_accelerator() and not _should_compile(x)
+        return is_small or _is_exported()
+    return BACKEND == "torch" and (_is_traced_by_torch() or 0 in x.shape)
+
+
+def _options(x: Tensor) -> dict[str, Any]:
+    """How the kernel runs: whether it reads x once for both moments and, on TensorFlow, what it compiles."""
+    if BACKEND == "jax":
+        return {"one_pass": has_accelerator()}
+    if BACKEND != "tensorflow":
+        return {}
+    run, compiles = kernel.as_operations, _should_compile(x)
+    if compiles:
         run = kernel.as_xla if compilation.mode() == "always" else kernel.as_xla_if_recurring
-    else:
-        run = kernel.as_operations
-    return {"run": run, "on_cpu": not (_in_xla() or has_accelerator() or compilation.mode() == "always")}
+    return {
+        "run": run,
+        "one_pass": has_accelerator() and (compiles or _in_xla()),
+        "on_cpu": not (has_accelerator() or _in_xla() or compilation.mode() == "always"),
+    }
 
 
 def _should_compile(x: Tensor) -> bool:
@@ -135,16 +143,6 @@ def _should_compile(x: Tensor) -> bool:
         return False
     size = x.shape.num_elements()
     return compilation.mode() == "always" or has_accelerator() or (size is not None and size >= LARGE)
-
-
-def _is_memory_bound(x: Tensor) -> bool:
-    """Whether only the readings of x take time, because a compiler fuses what lies between them."""
-    return has_accelerator() and (_in_xla() or _should_compile(x))
-
-
-def _few_operations_are_best(x: Tensor) -> bool:
-    """Whether the reference is the fastest on TensorFlow: in a graph for export, and eagerly on a CPU if x is small."""
-    return _is_exported() or (tf.executing_eagerly() and not has_accelerator() and not _should_compile(x))
 
 
 def _in_xla() -> bool:
@@ -157,6 +155,6 @@ def _is_exported() -> bool:
     return not tf.executing_eagerly() and in_export()
 
 
-def _is_traced() -> bool:
-    """Whether torch records a graph in which sizes are symbols, to export it."""
-    return jit.is_tracing() or compiler.is_exporting()
+def _is_traced_by_torch() -> bool:
+    """Whether torch records a graph for export, in which sizes are symbols."""
+    return BACKEND == "torch" and (jit.is_tracing() or compiler.is_exporting())

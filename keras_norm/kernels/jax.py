@@ -24,6 +24,7 @@ def standardize(
     epsilon: float,
     *,
     centered: bool,
+    pool: None,
     one_pass: bool,
 ) -> tuple[Tensor, Moments]:
     """As `reference.standardize`. `one_pass` reads x once for both moments."""
@@ -31,7 +32,10 @@ def standardize(
     return y, Moments(mean, variance, formulas.count(x, sets))
 
 
-normalize = partial(jax.jit, static_argnames="epsilon", inline=True)(reference.normalize)
+@partial(jax.jit, static_argnames=("epsilon", "one_pass"), inline=True)
+def normalize(x, mean, variance, gamma, beta, epsilon: float, *, one_pass: bool) -> Tensor:
+    """As `reference.normalize`."""
+    return reference.normalize(x, mean, variance, gamma, beta, epsilon)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6), inline=True)

@@ -72,6 +72,7 @@ def normalize(
     epsilon: float,
     *,
     run: Run,
+    one_pass: bool,
     on_cpu: bool,
 ) -> Tensor:
     """As `reference.normalize`."""

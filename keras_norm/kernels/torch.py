@@ -2,7 +2,7 @@
 
 import torch
 
-from keras_norm.moments import Moments
+from keras_norm.moments import Moments, Pool
 from keras_norm.sets import Sets
 from keras_norm.tensors import Tensor, cast, upcast
 
@@ -10,9 +10,18 @@ Standardized = tuple[Tensor, Moments | None]
 
 
 def standardize(
-    x: Tensor, sets: Sets, gamma: Tensor | None, beta: Tensor | None, epsilon: float
+    x: Tensor,
+    sets: Sets,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    *,
+    centered: bool,
+    pool: Pool | None,
 ) -> Standardized | None:
     """As `reference.standardize`, with the moments of a batch alone; None for sets that torch has no kernel for."""
+    if pool is not None or not centered:
+        return None
     rank, weights = len(x.shape), [w for w in (gamma, beta) if w is not None]
     kept = [a for a in range(rank) if a not in sets.axes]
     channel = kept[-1] if kept else 0

@@ -92,7 +92,7 @@ class BaseBatchNormalization(Normalization):
     def _sets(self, x: Tensor) -> Sets:
         """A set per channel, of the batch that replicas share."""
         (axis,) = self._affine_axes(len(x.shape))
-        replicas = {True: None, False: 1}.get(self.synchronized, self.synchronized)
+        replicas = None if self.synchronized is True else int(self.synchronized) or 1
         return kernels.resolve_replicas(self._error_prefix, x, sets.batch(x, axis, replicas))
 
     def _moving_moments(self, x: Tensor) -> Moments:

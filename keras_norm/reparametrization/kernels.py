@@ -7,6 +7,7 @@ from math import prod
 import keras
 from keras import ops
 
+from keras_norm._keras import layers_in_file_order
 from keras_norm.arguments import integer
 from keras_norm.kernel_layouts import unit_axes
 from keras_norm.tensors import Tensor, known_shape
@@ -71,7 +72,7 @@ def find_kernels(
             separable convolution.
         axis: the axes of the output units; None for the default of the layer's type.
     """
-    weights = [(inner, weight) for inner in all_layers(layer) for weight in _own_weights(inner)]
+    weights = [(inner, weight) for inner in layers_in_file_order(layer) for weight in _own_weights(inner)]
     present = [weight.name for _, weight in weights]
     for candidates in _DEFAULT_NAMES if names is None else [[names] if isinstance(names, str) else names]:
         if set(candidates) <= set(present):

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_norm as kn
-from keras_norm import compilation, models
+from keras_norm import compilation, kernels, models
 from keras_norm.distribute import DistributedModel
 from support import cases, checkpoints, parts, trainings
 from support.wrapped_layers import WRAPPERS, inputs_of_all
