@@ -314,6 +314,6 @@ def _compiled(function: Callable[..., Any], dispatch: Callable[..., Any]) -> Cal
             )
             return results, gradient
 
-        return computation(*(tensors[i] for i in given))
+        return computation(*(tf.convert_to_tensor(tensors[i]) for i in given))
 
     return run

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import constraints, initializers, regularizers
+from keras import constraints, initializers, ops, regularizers
 
 from keras_norm import arguments
 from keras_norm.legacy import kept_axis, with_kept_axis
@@ -98,8 +98,9 @@ class Normalization(keras.layers.Layer):
             )
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        dtype = keras.backend.standardize_dtype(inputs.dtype)
-        x = inputs if dtype == self.compute_dtype else cast(inputs, at_least_float32(dtype))
+        x = ops.convert_to_tensor(inputs)
+        if keras.backend.standardize_dtype(x.dtype) != self.compute_dtype:
+            x = cast(x, at_least_float32(x.dtype))
         return cast(self._normalize(x, training, mask), self.compute_dtype)
 
     def rematerialized_call(
