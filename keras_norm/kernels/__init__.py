@@ -4,19 +4,20 @@ A kernel is a module with the functions of `reference.py`, `standardize` and `no
 leaves to the reference. All kernels give the same numbers, to rounding.
 """
 
+from functools import cache
 from importlib import import_module
 from typing import Any
 
 import keras
 
 from keras_norm import compilation
+from keras_norm import moments as definition
 from keras_norm._keras import in_export
 from keras_norm.arguments import check_runs_of_samples, resolve_groups_of_replicas
 from keras_norm.kernels import reference
 from keras_norm.kernels.replicas import Replicas, number_of_replicas
 from keras_norm.kernels.replicas import has_other_replicas as has_other_replicas
 from keras_norm.moments import Moments, Pool
-from keras_norm.moments import moments as moments_with_pool
 from keras_norm.sets import Groups, Sets, axes_except
 from keras_norm.tensors import Tensor
 
@@ -52,8 +53,8 @@ def standardize(
     gamma and beta broadcast against x. A kernel may leave out the moments (None) of sets that lie within a sample.
     """
     pool, found = _pool(sets), None
-    if mask is None and not _leaves_to_reference(x):
-        options = _options(x)
+    options = None if mask is not None else _options(x)
+    if options is not None:
         found = kernel.standardize(x, sets, gamma, beta, epsilon, centered=centered, pool=pool, **options)
     return found or reference.standardize(x, sets, gamma, beta, epsilon, mask, centered=centered, pool=pool)
 
@@ -62,15 +63,20 @@ def normalize(
     x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
 ) -> Tensor:
     """gamma (x - mean) / sqrt(variance + epsilon) + beta, with constant moments, such as moving statistics."""
-    y = None
-    if not _is_traced_by_torch():
-        y = kernel.normalize(x, mean, variance, gamma, beta, epsilon, **_options(x))
+    options, y = _options(x), None
+    if options is not None:
+        y = kernel.normalize(x, mean, variance, gamma, beta, epsilon, **options)
     return reference.normalize(x, mean, variance, gamma, beta, epsilon) if y is None else y
 
 
 def moments(x: Tensor, sets: Sets, mask: Tensor | None = None) -> Moments:
     """The moments of the sets of `x`, of all replicas that share them."""
-    return moments_with_pool(x, sets, mask, pool=_pool(sets))
+    return moments_and_deviations(x, sets, mask)[0]
+
+
+def moments_and_deviations(x: Tensor, sets: Sets, mask: Tensor | None = None) -> tuple[Moments, Tensor]:
+    """The moments, and x - mean as `split(x, sets.groups)` with 0 at masked positions."""
+    return definition.moments_and_deviations(x, sets, mask, centered=True, pool=_pool(sets))
 
 
 def sum_over_replicas(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -97,6 +103,7 @@ def resolve_replicas(owner: str, x: Tensor, sets: Sets) -> Sets:
     return Sets(tuple(a for a in sets.axes if a != 0), Groups(0, groups))
 
 
+@cache
 def has_accelerator() -> bool:
     """Whether the backend computes on a GPU or TPU."""
     if BACKEND == "tensorflow":
@@ -111,50 +118,29 @@ def _pool(sets: Sets) -> Pool | None:
     return Replicas(1 if sets.replicas is None else number_of_replicas() // sets.replicas)
 
 
-def _leaves_to_reference(x: Tensor) -> bool:
-    """Whether the reference runs: in graphs for export, for empty batches on torch, and for small tensors in the eager
-    mode of TensorFlow, where every operation counts.
+def _options(x: Tensor) -> dict[str, Any] | None:
+    """How the kernel runs on `x`: whether it reads x once for both moments and, on TensorFlow, what it compiles.
+
+    None where the reference runs: while torch records a graph in which sizes are symbols, and for empty batches there.
     """
-    if BACKEND == "tensorflow":
-        is_small = tf.executing_eagerly() and not has_accelerator() and not _should_compile(x)
-        return is_small or _is_exported()
-    return BACKEND == "torch" and (_is_traced_by_torch() or 0 in x.shape)
-
-
-def _options(x: Tensor) -> dict[str, Any]:
-    """How the kernel runs: whether it reads x once for both moments and, on TensorFlow, what it compiles."""
     if BACKEND == "jax":
         return {"one_pass": has_accelerator()}
+    if BACKEND == "torch":
+        return None if jit.is_tracing() or compiler.is_exporting() or 0 in x.shape else {}
     if BACKEND != "tensorflow":
-        return {}
-    run, compiles = kernel.as_operations, _should_compile(x)
-    if compiles:
-        run = kernel.as_xla if compilation.mode() == "always" else kernel.as_xla_if_recurring
-    return {
-        "run": run,
-        "one_pass": has_accelerator() and (compiles or _in_xla()),
-        "on_cpu": not (has_accelerator() or _in_xla() or compilation.mode() == "always"),
-    }
-
-
-def _should_compile(x: Tensor) -> bool:
-    """Whether what runs here on TensorFlow becomes an XLA computation by itself."""
-    if compilation.mode() == "never" or _in_xla() or _is_exported():
-        return False
+        return None
+    mode, is_part_of_xla, is_exported = compilation.mode(), _in_xla(), not tf.executing_eagerly() and in_export()
+    options = {"run": kernel.as_operations, "one_pass": has_accelerator() and is_part_of_xla, "on_cpu": False}
+    if is_part_of_xla:
+        return options
     size = x.shape.num_elements()
-    return compilation.mode() == "always" or has_accelerator() or (size is not None and size >= LARGE)
+    wanted = mode == "always" or has_accelerator() or (size is not None and size >= LARGE)
+    if wanted and mode != "never" and not is_exported:
+        run = kernel.as_xla if mode == "always" else kernel.as_xla_if_recurring
+        options |= {"run": run, "one_pass": has_accelerator()}
+    return options | {"on_cpu": is_exported or not (has_accelerator() or mode == "always")}
 
 
 def _in_xla() -> bool:
     """Whether this code is traced for XLA, by whomever."""
-    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-
-
-def _is_exported() -> bool:
-    """Whether TensorFlow traces a graph that leaves this process."""
-    return not tf.executing_eagerly() and in_export()
-
-
-def _is_traced_by_torch() -> bool:
-    """Whether torch records a graph for export, in which sizes are symbols."""
-    return BACKEND == "torch" and (jit.is_tracing() or compiler.is_exporting())
+    return not tf.executing_eagerly() and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

@@ -2,8 +2,8 @@
 
 from keras import ops
 
-from keras_norm.moments import Moments, Pool, center, moments
-from keras_norm.sets import Sets, merge, split
+from keras_norm.moments import Moments, Pool, moments_and_deviations
+from keras_norm.sets import Sets, merge
 from keras_norm.tensors import Tensor, cast, upcast
 
 
@@ -19,11 +19,8 @@ def standardize(
     pool: Pool | None = None,
 ) -> tuple[Tensor, Moments]:
     """gamma (x - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta, and the moments of the sets."""
-    wide = upcast(x)
-    batch = moments(wide, sets, mask, centered=centered, pool=pool)
-    h = split(wide, sets.groups)  # (N, H, W, C) to (N, H, W, G, C/G)
-    h = center(h, batch.mean, split(mask, sets.groups)) * ops.rsqrt(batch.variance + epsilon)
-    h = merge(h, wide, sets.groups)
+    batch, h = moments_and_deviations(x, sets, mask, centered, pool)  # (N, H, W, C) to (N, H, W, G, C/G)
+    h = merge(h * ops.rsqrt(batch.variance + epsilon), x, sets.groups)
     if gamma is not None:
         h = h * gamma
     if beta is not None:

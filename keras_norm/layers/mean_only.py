@@ -6,8 +6,7 @@ import keras
 
 from keras_norm import arguments, kernels
 from keras_norm.layers.base_batch import BaseBatchNormalization
-from keras_norm.moments import center
-from keras_norm.sets import merge, split
+from keras_norm.sets import merge
 from keras_norm.tensors import Tensor, upcast
 
 
@@ -47,10 +46,10 @@ class MeanOnlyBatchNormalization(BaseBatchNormalization):
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         x = upcast(x)
         if self._uses_the_batch(training):
-            mask, of = arguments.resolve_mask(self._error_prefix, mask, x), self._sets(x)
-            batch = kernels.moments(x, of, mask)
+            sets, mask = self._sets(x), arguments.resolve_mask(self._error_prefix, mask, x)
+            batch, y = kernels.moments_and_deviations(x, sets, mask)
+            y = merge(y, x, sets.groups)
             self._update_moving_statistics(batch)
-            y = merge(center(split(x, of.groups), batch.mean, split(mask, of.groups)), x, of.groups)
         else:
             y = x - self._per_channel(self.moving_mean, x)
         return y if self.beta is None else y + self._per_channel(self.beta, x)
