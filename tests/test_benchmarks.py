@@ -86,7 +86,9 @@ def test_benchmarks_time_small_calls_and_tiny_models(tmp_path):
     assert [row["contender"] for row in rows] == LIBRARIES * len(timed)
 
 
-@pytest.mark.parametrize("mode", [DEFAULT, *(pytest.param(mode, marks=pytest.mark.slow) for mode in OTHERS)])
+@pytest.mark.parametrize(
+    "mode", [DEFAULT, *(pytest.param(mode, marks=pytest.mark.slow) for mode in OTHERS if mode != "compile")]
+)
 def test_benchmarks_time_training_steps(mode, tmp_path):
     options = {"batches": "2 3", "image-size": "8", "modes": mode}
     rows = rows_of(tmp_path, f"steps_{BACKEND}", parts="steps", **options)
