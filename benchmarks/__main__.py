@@ -1,50 +1,57 @@
-"""Times each layer and its peers, forward and with the gradient, as a multiple of what the memory allows.
+"""Times the layers against those of Keras and against the backend's own, and writes CSV, Markdown and PNG.
 
-The unit of a time is the limit: the bytes that must move (forward: read x, write y; with the gradient three more: read
-x and dy, write dx) at the bandwidth of the quickest copy of the same run. Layers and peers take turns, so that a
-machine that slows down slows all of them; a number is the median of the turns. Prints a table; writes it as CSV and as
-a bar chart. With `--steps` it times whole training steps of a ResNet-50 instead.
+The parts:
+    layers       each layer alone, forward and forward + backward; with the moving statistics, where there are any.
+                 Peers: keras.layers; FusedBatchNormV3 of TensorFlow; flax.nnx; torch.nn.functional, on the memory
+                 that Keras has (channels last) and on that which torch is made for (axis=1)
+    small_calls  eager calls on a tiny tensor, and train_on_batch of a tiny model: what a call costs by itself
+    steps        training steps of a ResNet-50
+    replicas     the same under tf.distribute.MirroredStrategy, with statistics over all replicas (TensorFlow)
 
-    python -m benchmarks                                          # TensorFlow, graph mode, every layer
-    python -m benchmarks --mode xla --dtype bfloat16 --shapes resnet_3
-    python -m benchmarks --backend jax                            # beside flax
-    python -m benchmarks --steps                                  # of a ResNet-50, with GN and cross-replica BN
+The contenders take turns, so that a machine that slows down slows all of them, and a time is the median over the
+turns. A ratio is the time of a peer over ours: above 1, ours is faster. A limit is the time to move what must move
+(forward: read x, write y; with the backward pass also read x and dy, write dx) at the bandwidth of a copy.
+
+    python -m benchmarks                                                  # TensorFlow, graph mode
+    python -m benchmarks --parts layers --modes graph eager xla --dtype bfloat16
+    python -m benchmarks --backend jax                                    # beside flax
+    python -m benchmarks --backend torch --modes eager compile
+    python -m benchmarks --parts replicas
 """
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+PARTS = ("layers", "small_calls", "steps", "replicas")
 LAYERS = ("batch", "group", "instance", "layer")
-SHAPES = {
-    "resnet_1": (16, 56, 56, 64),
-    "resnet_2": (16, 28, 28, 256),
-    "resnet_3": (16, 14, 14, 1024),
-    "resnet_4": (16, 7, 7, 2048),
-    "transformer": (8, 1024, 768),
-    "video": (2, 16, 28, 28, 64),
-    "tiny": (2, 4, 4, 32),
-}
+MODES = {"tensorflow": ("graph", "eager", "xla"), "jax": ("jit",), "torch": ("eager", "compile")}  # the default first
+SHAPES = ((16, 56, 56, 64), (16, 28, 28, 256), (8, 1024, 768), (2, 16, 28, 28, 64))
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Reads 16x56x56x64."""
+    return tuple(int(size) for size in text.split("x"))
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """The flags, with the default run's values."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=Help)
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=Help)
     add = parser.add_argument
-    add("--backend", choices=["tensorflow", "jax"], default="tensorflow", help="of Keras; torch is a peer of both")
-    add("--device", choices=["cpu", "gpu"], help="a GPU where there is one, if not given")
-    add("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
-    add("--shapes", nargs="+", choices=SHAPES, default=["resnet_1", "resnet_2", "transformer", "video"])
-    add("--batch", type=int, help="in place of the batch of each shape")
-    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    add("--mode", choices=["eager", "graph", "xla"], default="graph", help="of TensorFlow; JAX always compiles")
-    add("--compilation", choices=["auto", "always", "never"], default="auto", help="keras_norm.compilation.set_mode")
-    add("--repeats", type=int, default=15, help="timed turns of each contender")
-    add("--steps", action="store_true", help="time training steps of a ResNet-50 instead of layers")
-    add("--batches", nargs="+", type=int, default=[32, 2], help="batch sizes of the steps")
-    add("--image-size", type=int, default=64, help="of the steps; the paper's is 224")
-    add("--output", type=Path, default=Path("results"), help="folder of the CSV and the PNG")
+    add("--backend", choices=MODES, default=os.environ.get("KERAS_BACKEND", "tensorflow"), help="of Keras")
+    add("--cpu", action="store_true", help="even where there is a GPU")
+    add("--parts", nargs="+", choices=PARTS, default=PARTS[:3], help="see above")
+    add(
+        "--modes", nargs="+", help="of layers and steps: " + "; ".join(f"{b}: {', '.join(m)}" for b, m in MODES.items())
+    )
+    add("--layers", nargs="+", choices=LAYERS, default=LAYERS)
+    add("--shapes", nargs="+", type=shape, default=SHAPES, help="such as 16x56x56x64, channels last")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of layers and steps")
+    add("--batches", nargs="+", type=int, default=[8], help="of the steps, on each replica")
+    add("--image-size", type=int, default=64, help="of the steps")
+    add("--turns", type=int, default=15, help="timed turns of each contender")
+    add("--output", type=Path, default=Path("results"), help="folder to write to")
     return parser
 
 
@@ -56,32 +63,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what the command line asks for."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
-    if args.steps and args.backend != "tensorflow":
-        parser.error("--steps: strategies and modes are TensorFlow's")
-    # Both are read when Keras and its backend are first imported.
+    args.modes = args.modes or MODES[args.backend][:1]
+    if unknown := set(args.modes) - set(MODES[args.backend]):
+        parser.error(f"--modes {' '.join(unknown)}: {args.backend} has {', '.join(MODES[args.backend])}")
+    if "replicas" in args.parts and args.backend != "tensorflow":
+        parser.error("--parts replicas: tf.distribute is TensorFlow's")
+    # These are read when Keras and its backend are first imported.
     os.environ["KERAS_BACKEND"] = args.backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if args.device == "cpu":
+    if args.cpu:
         os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
-    from benchmarks import layers, report, steps
+    from benchmarks import report
 
+    print(report.machine())
     args.output.mkdir(parents=True, exist_ok=True)
-    print(report.machine(args.backend))
-    if args.steps:
-        rows = list(steps.compare(args.batches, args.image_size, args.dtype, args.repeats))
-        report.write(rows, args.output / "steps.csv")
-        report.draw_steps(rows, args.output / "steps.png")
-    else:
-        shapes = {name: SHAPES[name] for name in args.shapes}
-        if args.batch:
-            shapes = {name: (args.batch, *shape[1:]) for name, shape in shapes.items()}
-        rows = [
-            row for layer in args.layers for name in shapes for row in layers.compare(layer, name, shapes[name], args)
-        ]
-        report.write(rows, args.output / "layers.csv")
-        report.draw_layers(rows, args.output / "layers.png")
-        print(f"\n{report.table(rows)}")
-    print(f"\nwritten to {args.output}/")
+    for name, rows, drawn in runs(args):
+        report.write(list(rows), args.output / name, *drawn)
+
+
+def runs(args: argparse.Namespace) -> Iterator[tuple[str, Iterable, tuple]]:
+    """The name of the files, the rows, and which fields are panels, groups and heights of the picture."""
+    from benchmarks import layers, small_calls, steps
+
+    if "replicas" in args.parts:
+        steps.two_replicas()
+    of_dtype = args.backend if args.dtype == "float32" else f"{args.backend}_{args.dtype}"
+    if "layers" in args.parts:
+        for mode in args.modes:
+            rows = layers.rows(args.layers, args.shapes, args.dtype, mode, args.turns)
+            yield f"layers_{of_dtype}_{mode}", rows, (("layer", "step"), "shape", "limits")
+    if "small_calls" in args.parts:
+        yield f"small_calls_{args.backend}", small_calls.rows(args.turns), (("step",), "layer", "ms")
+    of_network = (args.batches, args.image_size, args.dtype)
+    if "steps" in args.parts:
+        rows = (row for mode in args.modes for row in steps.rows(*of_network, mode, args.turns))
+        yield f"steps_{of_dtype}", rows, (("mode", "shape"), "layer", "ms")
+    if "replicas" in args.parts:
+        rows = steps.rows_on_replicas(*of_network, args.turns)
+        yield f"replicas_{of_dtype}", rows, (("mode", "shape"), "layer", "ms")
 
 
 if __name__ == "__main__":

@@ -1,87 +1,67 @@
-"""Layers and their peers in turns: time, and the memory at its peak."""
+"""Each layer alone, forward and forward + backward, against Keras' and the backend's own."""
 
-import argparse
-import time
-from statistics import median
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
-from benchmarks import peers
-from benchmarks.peers import Contender
+import keras_norm as kn
+from benchmarks.backends import EPSILON, GROUPS, MOMENTUM, backend
+from benchmarks.timing import Row, compare
+
+LAYERS = {
+    "batch": (kn.BatchNormalization, keras.layers.BatchNormalization),
+    "group": (kn.GroupNormalization, keras.layers.GroupNormalization),
+    "instance": (kn.InstanceNormalization, keras.layers.GroupNormalization),
+    "layer": (kn.LayerNormalization, keras.layers.LayerNormalization),
+}
 
 
-class Row(NamedTuple):
-    """One line of the CSV.
-
-    Times in milliseconds; `limits` in units of the bytes' limit; memory at its peak beyond what was there before, in
-    units of the tensor, where the device tells it.
-    """
-
-    layer: str
-    contender: str
-    shape: str
-    dtype: str
-    mode: str
-    forward_ms: float
-    both_ms: float
-    both_spread_ms: float
-    forward_limits: float
-    both_limits: float
-    both_memory: float | None
-    ratio_to_ours: float
+def pair(name: str, groups: int = GROUPS, **options: Any) -> dict[str, keras.layers.Layer]:
+    """Our layer and the one of Keras that computes the same."""
+    ours, theirs = ({"epsilon": EPSILON, **options} for _ in range(2))
+    if name == "batch":
+        ours["momentum"] = theirs["momentum"] = MOMENTUM
+    if name == "group":
+        ours["groups"] = groups
+    if name in ("group", "instance"):
+        theirs["groups"] = groups if name == "group" else -1
+    of_kn, of_keras = LAYERS[name]
+    return {"keras_norm": of_kn(**ours), "keras.layers": of_keras(**theirs)}
 
 
-def compare(layer: str, shape_name: str, shape: tuple[int, ...], args: argparse.Namespace) -> list[Row]:
-    """Times all contenders of a layer in turns; prints and returns a row each."""
+def policy(dtype: str) -> str:
+    """The dtype policy of Keras that computes in this type."""
+    return dtype if dtype == "float32" else f"mixed_{dtype}"
+
+
+def shape_of(x: Any) -> str:
+    """As a word: 16x56x56x64."""
+    return "x".join(map(str, x.shape))
+
+
+def rows(names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: str, mode: str, turns: int) -> Iterator[Row]:
+    """Of all layers and shapes, and on torch with the channels on axis 1 as well, where its kernels are at home."""
     rng = np.random.default_rng(0)
-    x, dy = (rng.normal(2.0, 3.0, shape).astype("float32") for _ in range(2))
-    copy, contenders = peers.contenders(layer, x, dy, args.dtype, args.mode, args.compilation)
-    steps = {("copy", "forward"): copy}
-    steps |= {(name, which): getattr(c, which) for name, c in contenders.items() for which in ("forward", "both")}
-    times = in_turns(steps, args.repeats)
-    unit = min(times["copy", "forward"]) / 2  # a copy reads once and writes once
-    ours = median(times["keras_norm", "both"])
-    rows = []
-    for name, contender in contenders.items():
-        forward, both = times[name, "forward"], times[name, "both"]
-        row = Row(
-            layer,
-            name,
-            shape_name,
-            args.dtype,
-            "jit" if args.backend == "jax" else args.mode,
-            round(median(forward), 2),
-            round(median(both), 2),
-            round(float(np.subtract(*np.percentile(both, [75, 25]))), 2),
-            round(median(forward) / (2 * unit), 2),
-            round(median(both) / (5 * unit), 2),
-            peak_memory(contender, x.size * (4 if args.dtype == "float32" else 2)),
-            round(median(both) / ours, 2),
-        )
-        print(
-            f"{layer:>8} {shape_name:>11} {name:>26}: forward {row.forward_ms:7.2f} ms, with gradient "
-            f"{row.both_ms:7.2f} ms = {row.both_limits:5.2f} limits, {row.ratio_to_ours:5.2f} x ours",
-            flush=True,
-        )
-        rows.append(row)
-    return rows
+    for name in names:
+        for axis in (-1, 1) if keras.backend.backend() == "torch" and name != "layer" else (-1,):
+            for shape in shapes:
+                arrays = [np.moveaxis(rng.normal(2.0, 3.0, shape).astype("float32"), -1, axis) for _ in range(2)]
+                x, dy = (backend.tensor(np.ascontiguousarray(array), dtype) for array in arrays)
+                yield from _rows(name, axis, x, dy, dtype, mode, turns)
 
 
-def in_turns(steps: dict, repeats: int, warm_up: int = 3) -> dict:
-    """The times of each step in milliseconds, one after the other and over again."""
-    times: dict = {name: [] for name in steps}
-    for turn in range(repeats + warm_up):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn >= warm_up:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
-def peak_memory(contender: Contender, size: int) -> float | None:
-    """What a step with the gradient takes at its peak, in tensors of `size` bytes."""
-    if contender.peak is None:
-        return None
-    return round(contender.peak(contender.both) / size, 2)
+def _rows(name: str, axis: int, x: Any, dy: Any, dtype: str, mode: str, turns: int) -> Iterator[Row]:
+    keras.utils.clear_session()  # which on torch forgets what was compiled: it recompiles a function 8 times only
+    training = {"training": True} if name == "batch" else {}
+    contenders = {}
+    for contender, layer in pair(name, axis=axis, dtype=policy(dtype)).items():
+        layer.build(x.shape)
+        contenders[contender] = backend.steps(layer, x, dy, training, mode)
+    contenders |= backend.native(name, axis, x, dy, mode)
+    label = name if axis == -1 else f"{name} axis=1"
+    # Forward reads x and writes y; backward reads x and dy and writes dx.
+    for i, (step, moved) in enumerate([("forward", 2), ("forward + backward", 5)]):
+        steps = {contender: both[i] for contender, both in contenders.items()}
+        yield from compare(steps, mode, label, shape_of(x), dtype, step, turns=turns, copy=lambda: [x + 1], moved=moved)

@@ -1,11 +1,12 @@
-"""What a run found: the machine, the CSV, the Markdown table and the bar charts."""
+"""What a run found, as CSV, as a table of ratios in Markdown and as a bar chart."""
 
 import csv
 import os
 import platform
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from statistics import geometric_mean
 
 import keras
 import matplotlib
@@ -13,14 +14,28 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-PEERS = ("tensorflow", "keras", "keras_norm", "torch", "jax", "flax")
+from benchmarks.backends import backend
+from benchmarks.timing import Row
+
+VERSIONS = {"tensorflow": ["tensorflow"], "jax": ["jax", "flax"], "torch": ["torch"]}
+# The palette of Okabe and Ito, which the colour-blind can tell apart.
+COLOURS = {
+    "keras_norm": "#0072B2",
+    "keras.layers": "#E69F00",
+    "FusedBatchNormV3": "#009E73",
+    "flax.nnx": "#CC79A7",
+    "torch.nn.functional": "#D55E00",
+    "keras_norm per replica": "#56B4E9",
+}
+UNITS = {"ms": "milliseconds", "limits": "time over that of moving the bytes"}
 
 
-def machine(backend: str) -> str:
-    """Where this ran, on what, with which versions."""
-    versions = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
-    found = ", ".join(f"{name} {versions[name]}" for name in PEERS if name in versions)
-    return f"{_processor()}, {os.cpu_count()} cores, {_accelerators()}; {found}; backend {backend}"
+def machine() -> str:
+    """Where this runs, on what, with which versions."""
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
+    names = [*VERSIONS[keras.backend.backend()], "keras", "keras_norm"]
+    versions = ", ".join(f"{name} {installed[name]}" for name in names if name in installed)
+    return f"{_processor()}, {os.cpu_count()} cores, {' and '.join(backend.devices()) or 'no GPU'}; {versions}"
 
 
 def _processor() -> str:
@@ -31,75 +46,69 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _accelerators() -> str:
-    if keras.backend.backend() == "jax":
-        import jax
-
-        found = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
-    else:
-        import tensorflow as tf
-
-        gpus = tf.config.list_physical_devices("GPU")
-        found = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
-    return " and ".join(found) or "no GPU"
+def write(rows: list[Row], path: Path, panel: Sequence[str], group: str, height: str) -> None:
+    """The CSV, the table and the picture, and prints the table."""
+    with open(path.with_suffix(".csv"), "w", newline="") as file:
+        csv.writer(file).writerows([Row._fields, *rows])
+    text = f"{machine()}\n\nTime over that of keras_norm: above 1 keras_norm is faster.\n\n{table(rows)}\n"
+    path.with_suffix(".md").write_text(text)
+    print(f"\n{text}")
+    draw(rows, path.with_suffix(".png"), panel, group, height)
 
 
-def write(rows: list[Any], path: Path) -> None:
-    """The rows as CSV, their fields on top."""
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([rows[0]._fields, *rows])
+def table(rows: list[Row]) -> str:
+    """Ratios: a line for each layer and shape, a column for each peer and step."""
+    ours = rows[0].contender
+    several = [field for field in ("mode", "step") if len({getattr(row, field) for row in rows}) > 1]
+
+    def column(row: Row) -> str:
+        return ", ".join([row.contender, *(getattr(row, field) for field in several)])
+
+    peers = [row for row in rows if row.contender != ours]
+    names = list(dict.fromkeys(row.contender for row in peers))
+    columns = list(dict.fromkeys(column(row) for name in names for row in peers if row.contender == name))
+
+    def line(first: str, second: str, of: list[Row], statistic: Callable[[list[float]], float]) -> list[str]:
+        found = [[row.ratio for row in of if column(row) == name] for name in columns]
+        return [first, second, *(f"{statistic(ratios):.2f}" if ratios else "" for ratios in found)]
+
+    lines = [["layer", "shape", *columns], ["---"] * (2 + len(columns))]
+    for layer in dict.fromkeys(row.layer for row in peers):
+        of_layer = [row for row in peers if row.layer == layer]
+        shapes = list(dict.fromkeys(row.shape for row in of_layer))
+        lines += [line(layer, shape, [row for row in of_layer if row.shape == shape], min) for shape in shapes]
+        if len(shapes) > 1:
+            lines.append(line(layer, "geometric mean", of_layer, geometric_mean))
+    lines.append(line("all", "smallest", peers, min))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def table(rows: list[Any]) -> str:
-    """Forward and gradient of every layer and shape in units of the limit, a column for each contender."""
-    names = list(dict.fromkeys(row.contender for row in rows))
-    lines = [["layer", "shape", *names], ["---"] * (2 + len(names))]
-    for layer, shape in dict.fromkeys((row.layer, row.shape) for row in rows):
-        found = {row.contender: row.both_limits for row in rows if (row.layer, row.shape) == (layer, shape)}
-        lines.append([layer, shape, *(f"{found[name]:.1f}" if name in found else "" for name in names)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def draw_layers(rows: list[Any], path: Path) -> None:
-    """A panel for each layer, in it a group of bars for each shape, a bar for each contender."""
-    layers, names = (list(dict.fromkeys(getattr(row, field) for row in rows)) for field in ("layer", "contender"))
-    figure, panels = plt.subplots(
-        len(layers), 1, figsize=(9, 1 + 2.2 * len(layers)), layout="constrained", squeeze=False
-    )
-    for axes, layer in zip(panels[:, 0], layers, strict=True):
-        found = {(row.shape, row.contender): row.both_limits for row in rows if row.layer == layer}
-        _bars(axes, found, names)
-        axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
-        axes.set(ylabel="time / limit", title=layer)
-    _save(figure, panels[0, 0], f"forward and gradient: {rows[0].mode}, {rows[0].dtype}", path)
-
-
-def draw_steps(rows: list[Any], path: Path) -> None:
-    """A group of bars for each run and batch size, a bar for each normalization."""
-    names = list(dict.fromkeys(row.normalization for row in rows))
-    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
-    _bars(axes, {(f"{row.run}\nbatch {row.batch}", row.normalization): row.step_ms / row.batch for row in rows}, names)
-    axes.set_ylabel("ms / image of a replica")
-    title = f"a training step of ResNet-50, {rows[0].image_size} pixels, {rows[0].dtype}"
-    _save(figure, axes, title, path)
-
-
-def _bars(axes: Any, heights: dict[tuple[str, str], float], names: list[str]) -> None:
-    """A group for each first key, a bar in the colour of its name for each second."""
-    groups, width = list(dict.fromkeys(group for group, _ in heights)), 0.8 / len(names)
-    for i, name in enumerate(names):
-        found = [(place, heights[group, name]) for place, group in enumerate(groups) if (group, name) in heights]
-        offset = (i - (len(names) - 1) / 2) * width
-        axes.bar(
-            [place + offset for place, _ in found], [height for _, height in found], width, color=f"C{i}", label=name
-        )
-    axes.set_xticks(range(len(groups)), groups)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Any, with_names: Any, title: str, path: Path) -> None:
-    handles, names = with_names.get_legend_handles_labels()
-    figure.suptitle(title)
-    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+def draw(rows: list[Row], path: Path, panel: Sequence[str], group: str, height: str) -> None:
+    """A panel for each value of the fields `panel`, in it a group of bars for each of `group`, a bar a contender."""
+    panels: dict[str, list[Row]] = {}
+    for row in rows:
+        panels.setdefault(", ".join(getattr(row, field) for field in panel), []).append(row)
+    lines = -(-len(panels) // 2)
+    figure, grid = plt.subplots(lines, 2, figsize=(8, 1.2 + 1.8 * lines), layout="constrained", squeeze=False)
+    grid[-1, -1].set_visible(len(panels) % 2 == 0)
+    for axes, (title, found) in zip(grid.flat, panels.items(), strict=False):
+        axes.set_title(title, fontsize=10)
+        _bars(axes, {(getattr(row, group).replace(" ", "\n"), row.contender): getattr(row, height) for row in found})
+    handles = {row.contender: plt.Rectangle((0, 0), 1, 1, color=COLOURS[row.contender]) for row in rows}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    setting = [keras.backend.backend(), *([] if len({row.mode for row in rows}) > 1 else [rows[0].mode]), rows[0].dtype]
+    title = f"{', '.join(setting)}: {UNITS[height]}, lower is better"
+    figure.suptitle(title, fontsize=11, fontweight="bold")
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _bars(axes: plt.Axes, heights: dict[tuple[str, str], float]) -> None:
+    groups, names = (list(dict.fromkeys(key[i] for key in heights)) for i in (0, 1))
+    width = 0.8 / len(names)
+    for (group, name), height in heights.items():
+        place = groups.index(group) + (names.index(name) - (len(names) - 1) / 2) * width
+        axes.bar(place, height, width, color=COLOURS[name])
+    axes.set_xticks(range(len(groups)), groups)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)

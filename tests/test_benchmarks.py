@@ -1,68 +1,135 @@
-"""The benchmarks run, and write a row for each contender."""
+"""The benchmarks run, compare what computes the same, and write a row for each contender."""
 
 import csv
-import os
+import importlib.util
+import math
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
+from benchmarks import small_calls, steps
+from benchmarks.__main__ import LAYERS, MODES, main
+from benchmarks.timing import Row
 from support.backends import BACKEND, tensorflow_only
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
-LAYERS = ("batch", "group", "instance", "layer")
+NATIVE = {"tensorflow": "FusedBatchNormV3", "jax": "flax.nnx", "torch": "torch.nn.functional"}[BACKEND]
+DEFAULT, *OTHERS = MODES[BACKEND]
+LIBRARIES = ["keras_norm", "keras.layers"]
 
 
-def run(*command):
-    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", BACKEND)  # which the benchmarks set for good
+    monkeypatch.setattr(small_calls, "CALLS", 2)
+    monkeypatch.setattr(steps, "CALLS", 1)
+    monkeypatch.setattr(steps, "network", network)
 
-
-def rows_of(path):
-    return list(csv.DictReader(path.read_text().splitlines()))
-
-
-@pytest.mark.skipif(BACKEND == "torch", reason="torch is a peer here and no backend")
-@pytest.mark.parametrize("mode", ["eager", "graph", "xla"] if BACKEND == "tensorflow" else ["jit"])
-def test_benchmarks_time_every_layer_against_its_peers(mode, tmp_path):
-    options = ["--backend", "jax"] if mode == "jit" else ["--mode", mode]
-    run("-m", "benchmarks", "--shapes", "tiny", "--repeats", "1", "--output", str(tmp_path), *options)
-    rows = rows_of(tmp_path / "layers.csv")
-    contenders = {(row["layer"], row["contender"]) for row in rows}
-    assert contenders >= {(layer, name) for layer in LAYERS for name in ("keras_norm", "keras.layers")}
-    assert (("batch", "FusedBatchNormV3") in contenders) == (BACKEND == "tensorflow")
-    assert {row["mode"] for row in rows} == {mode}
-    assert all(float(row["both_ms"]) > 0 for row in rows)
-    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
-
-
-STEPS = """
-import sys
-from pathlib import Path
-import keras
-from benchmarks import report, steps
 
 def network(image_size):
-    batch = [keras.layers.Conv2D(32, 3), keras.layers.BatchNormalization(), keras.layers.Flatten()]
-    return keras.Sequential([keras.Input((image_size, image_size, 3)), *batch, keras.layers.Dense(10)])
+    """In place of a ResNet-50."""
+    inner = [keras.layers.Conv2D(32, 3), keras.layers.BatchNormalization(), keras.layers.Flatten()]
+    return keras.Sequential([keras.Input((image_size, image_size, 3)), *inner, keras.layers.Dense(10)])
 
-steps.network = network  # of a ResNet-50 a step on a CPU takes too long for a test
-steps.STEPS = 1
-rows = list(steps.compare([2], 8, "float32", 1))
-report.write(rows, Path(sys.argv[1], "steps.csv"))
-report.draw_steps(rows, Path(sys.argv[1], "steps.png"))
+
+def rows_of(folder, name, **flags):
+    """What a run writes to the CSV of this name, all of it checked for what holds of every row."""
+    options = [word for flag, value in flags.items() for word in (f"--{flag}", *value.split())]
+    main(["--backend", BACKEND, "--turns", "1", "--output", str(folder), *options])
+    return read(folder, name)
+
+
+def read(folder, name):
+    rows = list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
+    assert list(rows[0]) == list(Row._fields)
+    for row in rows:
+        assert all(0 < float(row[field]) < math.inf for field in ("ms", "ratio"))
+        assert float(row["spread_ms"]) >= 0
+        assert float(row["difference"]) < 1e-3 or row["contender"] == "keras_norm per replica"
+    assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "| all | smallest |" in (folder / f"{name}.md").read_text()
+    return rows
+
+
+@pytest.mark.parametrize("mode", [DEFAULT, *(pytest.param(mode, marks=pytest.mark.slow) for mode in OTHERS)])
+def test_benchmarks_time_every_layer_against_its_peers(mode, tmp_path):
+    layers = LAYERS if mode != "compile" else LAYERS[:1]  # torch compiles for seconds each
+    options = {"layers": " ".join(layers), "modes": mode, "shapes": "2x2x3x32"}
+    rows = rows_of(tmp_path, f"layers_{BACKEND}_{mode}", parts="layers", **options)
+    found = {(row["layer"], row["step"], row["contender"]) for row in rows}
+    assert found >= {
+        (layer, step, who) for layer in layers for step in ("forward", "forward + backward") for who in LIBRARIES
+    }
+    with_native = {layer.split()[0] for layer, _, contender in found if contender == NATIVE}
+    if BACKEND != "jax" or importlib.util.find_spec("flax"):
+        assert with_native == ({"batch"} if BACKEND == "tensorflow" else set(layers))
+    assert all(float(row["limits"]) > 0 and row["mode"] == mode for row in rows)
+
+
+def test_benchmarks_compare_torch_on_the_memory_of_keras_and_on_its_own(tmp_path):
+    rows = rows_of(tmp_path, f"layers_{BACKEND}_{DEFAULT}", parts="layers", layers="group", shapes="2x2x3x32")
+    own = {("group axis=1", "2x32x2x3")} if BACKEND == "torch" else set()
+    assert {(row["layer"], row["shape"]) for row in rows} == {("group", "2x2x3x32"), *own}
+
+
+def test_benchmarks_time_small_calls_and_tiny_models(tmp_path):
+    rows = rows_of(tmp_path, f"small_calls_{BACKEND}", parts="small_calls")
+    timed = dict.fromkeys((row["step"], row["layer"]) for row in rows)
+    one = ["batch training", "group", "instance", "layer"]
+    assert set(timed) == {
+        ("call", "batch inference"),
+        *((step, layer) for step in ("call", "train_on_batch") for layer in one),
+    }
+    assert [row["contender"] for row in rows] == LIBRARIES * len(timed)
+
+
+@pytest.mark.parametrize(
+    "mode", [DEFAULT, *(pytest.param(mode, marks=pytest.mark.slow) for mode in OTHERS if mode != "compile")]
+)
+def test_benchmarks_time_training_steps(mode, tmp_path):
+    options = {"batches": "2 3", "image-size": "8", "modes": mode}
+    rows = rows_of(tmp_path, f"steps_{BACKEND}", parts="steps", **options)
+    expected = [(f"{n}x8x8x3", layer, who) for n in (2, 3) for layer in ("batch", "group") for who in LIBRARIES]
+    assert [(row["shape"], row["layer"], row["contender"]) for row in rows] == expected
+
+
+REPLICAS = """
+import sys
+from benchmarks import __main__, steps
+from test_benchmarks import network
+
+steps.CALLS, steps.network = 1, network
+__main__.main(["--parts", "replicas", "--turns", "1", "--batches", "2", "--image-size", "8", "--output", sys.argv[1]])
 """
 
 
+def run(*command):
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
 @tensorflow_only
-def test_benchmarks_time_steps_compiled_or_not_and_on_replicas(tmp_path):
-    run("-c", STEPS, str(tmp_path))
-    rows = rows_of(tmp_path / "steps.csv")
-    groups = ["keras_norm GN", "keras.layers GN"]
-    expected = [(way, name) for way in ("jit", "no jit", "2 replicas") for name in groups]
-    expected += [("2 replicas", name) for name in ("cross-replica BN", "BN", "keras.layers cross-replica BN")]
-    assert [(row["run"], row["normalization"]) for row in rows] == expected
-    assert (tmp_path / "steps.png").read_bytes().startswith(b"\x89PNG")
+def test_benchmarks_time_training_steps_on_replicas(tmp_path):
+    run("-c", "import sys; sys.path.append('tests')" + REPLICAS, str(tmp_path))
+    rows = read(tmp_path, "replicas_tensorflow")
+    expected = [("batch", who) for who in (*LIBRARIES, "keras_norm per replica")] + [
+        ("group", who) for who in LIBRARIES
+    ]
+    assert [(row["layer"], row["contender"]) for row in rows] == expected
+
+
+@pytest.mark.slow
+def test_benchmarks_run_as_a_command(tmp_path):
+    options = ["--parts", "layers", "--layers", "layer", "--shapes", "2x3x32", "--turns", "1", "--cpu"]
+    run("-m", "benchmarks", "--backend", BACKEND, "--output", str(tmp_path), *options)
+    assert {row["shape"] for row in read(tmp_path, f"layers_{BACKEND}_{DEFAULT}")} == {"2x3x32"}
+
+
+def test_benchmarks_refuse_a_mode_that_the_backend_has_not(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--backend", "jax", "--modes", "xla", "--output", str(tmp_path)])
+    assert "jax has jit" in capsys.readouterr().err
