@@ -5,13 +5,13 @@ The functions default to the epsilon of the Group Normalization paper's snippet,
 
 from collections.abc import Sequence
 
-from keras import backend, ops
+from keras import ops
 
 from keras_norm import sets
 from keras_norm.arguments import resolve_axes, resolve_axis, resolve_channel_axis, resolve_groups, resolve_mask
 from keras_norm.kernels import normalize, standardize
 from keras_norm.moments import Moments
-from keras_norm.tensors import Tensor, at_least_float32, cast, known_shape, select
+from keras_norm.tensors import Tensor, at_least_float32, cast, dtype_name, known_shape, select
 
 
 def group_norm(
@@ -180,4 +180,4 @@ def along(owner: str, name: str, value: Tensor | None, axes: Sequence[int], x: T
 def _floating(x: Tensor) -> Tensor:
     """`x` as a tensor of floating point numbers."""
     x = ops.convert_to_tensor(x)
-    return x if backend.is_float_dtype(x.dtype) else ops.cast(x, "float32")
+    return x if "float" in dtype_name(x.dtype) else ops.cast(x, "float32")

@@ -1,6 +1,7 @@
 """Shapes and dtypes of tensors, on every backend."""
 
 import warnings
+from functools import cache
 from typing import Any
 
 import keras
@@ -15,11 +16,12 @@ def known_shape(x: Tensor) -> tuple[Any, ...]:
 
     While torch traces a graph, for ONNX say, each size is a tensor; it becomes a constant of the graph.
     """
-    if not any(ops.is_tensor(size) for size in x.shape):
-        return tuple(x.shape)
+    shape = tuple(x.shape)
+    if all(size is None or isinstance(size, int) for size in shape) or not any(map(ops.is_tensor, shape)):
+        return shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return tuple(int(size) for size in x.shape)
+        return tuple(int(size) for size in shape)
 
 
 def inferred_shape(x: Tensor) -> tuple[Any, ...]:
@@ -32,15 +34,22 @@ def inferred_shape(x: Tensor) -> tuple[Any, ...]:
     return tuple(ops.shape(x))
 
 
+@cache
+def dtype_name(dtype: Any) -> str:
+    """The name of a backend's dtype. Keras looks it up in 2 microseconds, a dozen times a call."""
+    return keras.backend.standardize_dtype(dtype)
+
+
+@cache
 def at_least_float32(dtype: Any) -> str:
     """`dtype`, or float32 where it is narrower or holds integers."""
     # Not `keras.backend.result_type`, which takes float64 for float32 on JAX and torch.
-    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+    return "float64" if dtype_name(dtype) == "float64" else "float32"
 
 
-def cast(x: Tensor, dtype: str) -> Tensor:
+def cast(x: Tensor, dtype: Any) -> Tensor:
     """`x` in `dtype`; the same tensor where it has that dtype."""
-    return x if keras.backend.standardize_dtype(x.dtype) == dtype else ops.cast(x, dtype)
+    return x if dtype_name(x.dtype) == dtype_name(dtype) else ops.cast(x, dtype_name(dtype))
 
 
 def upcast(x: Tensor) -> Tensor:

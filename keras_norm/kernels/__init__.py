@@ -130,15 +130,19 @@ def _options(x: Tensor) -> dict[str, Any] | None:
     if BACKEND != "tensorflow":
         return None
     mode, is_part_of_xla, is_exported = compilation.mode(), _in_xla(), not tf.executing_eagerly() and in_export()
-    options = {"run": kernel.as_operations, "one_pass": has_accelerator() and is_part_of_xla, "on_cpu": False}
-    if is_part_of_xla:
-        return options
-    size = x.shape.num_elements()
-    wanted = mode == "always" or has_accelerator() or (size is not None and size >= LARGE)
-    if wanted and mode != "never" and not is_exported:
-        run = kernel.as_xla if mode == "always" else kernel.as_xla_if_recurring
-        options |= {"run": run, "one_pass": has_accelerator()}
-    return options | {"on_cpu": is_exported or not (has_accelerator() or mode == "always")}
+    size, on_cpu = x.shape.num_elements(), not has_accelerator()
+    run = kernel.as_operations
+    if not (mode == "never" or is_part_of_xla or is_exported):
+        if mode == "always":
+            run, on_cpu = kernel.as_xla, False
+        elif has_accelerator() or (size is not None and size >= LARGE):
+            run = kernel.as_xla_if_recurring
+    return {
+        "run": run,
+        "one_pass": has_accelerator() and (is_part_of_xla or run is not kernel.as_operations),
+        "on_cpu": is_exported or (on_cpu and not is_part_of_xla),
+        "few_operations": is_exported or (tf.executing_eagerly() and on_cpu and run is kernel.as_operations),
+    }
 
 
 def _in_xla() -> bool:

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from keras_norm.kernels import formulas, reference
 from keras_norm.kernels.formulas import Total, pooled, spread
-from keras_norm.moments import Moments, Pool, at_least_one, total
-from keras_norm.sets import Sets
+from keras_norm.moments import LONG_SUM, Moments, Pool, at_least_one, total
+from keras_norm.sets import Sets, merge, split, split_axes
 from keras_norm.tensors import Tensor, at_least_float32, cast, inferred_shape, upcast
 
 Run = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -36,12 +36,16 @@ def standardize(
     run: Run,
     one_pass: bool,
     on_cpu: bool,
-) -> tuple[Tensor, Moments]:
+    few_operations: bool,
+) -> tuple[Tensor, Moments] | None:
     """As `reference.standardize`. Collectives, which `pool` makes, stay outside of XLA computations.
 
     `one_pass` reads x once for both moments, which pays where a compiler fuses what lies between. `on_cpu` allows
-    sums as matrix products, and the fused kernel for sets that are channels.
+    sums as matrix products, and the fused kernel for sets that are channels. `few_operations` asks for as few as
+    possible, and returns None where sums are long.
     """
+    if few_operations:
+        return _in_few_operations(x, sets, gamma, beta, epsilon) if centered and pool is None else None
     dtype = at_least_float32(x.dtype)
     gamma = tf.ones([1], dtype) if gamma is None else gamma
     beta = tf.zeros([1], dtype) if beta is None else beta
@@ -74,11 +78,39 @@ def normalize(
     run: Run,
     one_pass: bool,
     on_cpu: bool,
+    few_operations: bool,
 ) -> Tensor:
     """As `reference.normalize`."""
+    if few_operations:
+        h = tf.multiply(tf.subtract(upcast(x), mean), _scale(variance, gamma, epsilon))
+        return cast(h if beta is None else tf.add(h, beta), x.dtype)
     if on_cpu and _is_per_channel(x, mean, variance, gamma, beta):
         return _by_fused_kernel(x, gamma, beta, mean, variance, epsilon, of_batch=False)
     return run(_normalize)(x, mean, variance, gamma, beta, epsilon=epsilon)
+
+
+def _in_few_operations(
+    x: Tensor, sets: Sets, gamma: Tensor | None, beta: Tensor | None, epsilon: float
+) -> tuple[Tensor, Moments] | None:
+    """As `reference.standardize`. Functions of TensorFlow take numbers as they are, operators make tensors of them."""
+    n, h, axes = formulas.count(x, sets), split(upcast(x), sets.groups), split_axes(sets)
+    if not isinstance(n, int) or not 0 < n <= LONG_SUM:
+        return None
+    mean = tf.reduce_mean(h, axes, keepdims=True)
+    h = tf.subtract(h, mean)
+    variance = tf.reduce_mean(tf.square(h), axes, keepdims=True)
+    if sets.groups is None:
+        h = tf.multiply(h, _scale(variance, gamma, epsilon))
+    else:
+        h = merge(tf.multiply(h, _scale(variance, None, epsilon)), x, sets.groups)
+        h = h if gamma is None else tf.multiply(h, gamma)
+    return cast(h if beta is None else tf.add(h, beta), x.dtype), Moments(mean, variance, n)
+
+
+def _scale(variance: Tensor, gamma: Tensor | None, epsilon: float) -> Tensor:
+    """gamma / sqrt(variance + epsilon)."""
+    scale = tf.math.rsqrt(tf.add(variance, epsilon))
+    return scale if gamma is None else tf.multiply(scale, gamma)
 
 
 def total_by_products(x: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -219,13 +251,6 @@ def _by_fused_kernel(
 
     Its own moments are not used: their variance is off by 6e-6 over 50,000 positions, and by more over more.
     """
-    channels = x.shape[-1]
-
-    def vector(value: Tensor | None, default: float) -> Tensor:
-        if value is None:
-            return tf.fill([channels], tf.constant(default))
-        value = value if len(value.shape) == 1 else tf.reshape(value, [-1])
-        return value if value.shape[0] == channels else tf.broadcast_to(value, [channels])
 
     def kernel(x, gamma, beta, mean, variance):
         return tf.raw_ops.FusedBatchNormV3(
@@ -249,10 +274,18 @@ def _by_fused_kernel(
 
         return kernel(x, gamma, beta, mean, variance), gradient
 
-    function = kernel_of_the_batch if of_batch else kernel
-    h = tf.reshape(upcast(x), [1, -1, 1, channels])
-    y = function(h, vector(gamma, 1.0), vector(beta, 0.0), vector(mean, 0.0), vector(variance, 1.0))
-    return cast(tf.reshape(y, inferred_shape(x)), x.dtype)
+    function, flat = kernel_of_the_batch if of_batch else kernel, tf.reshape(upcast(x), [1, -1, 1, x.shape[-1]])
+    vectors = (_vector(w, default, x) for w, default in ((gamma, 1.0), (beta, 0.0), (mean, 0.0), (variance, 1.0)))
+    return cast(tf.reshape(function(flat, *vectors), inferred_shape(x)), x.dtype)
+
+
+def _vector(weight: Tensor | None, default: float, x: Tensor) -> Tensor:
+    """A weight per channel as the fused kernel takes it."""
+    channels = x.shape[-1]
+    if weight is None:
+        return tf.fill([channels], tf.constant(default))
+    weight = tf.convert_to_tensor(weight) if len(weight.shape) == 1 else tf.reshape(weight, [-1])
+    return weight if weight.shape[0] == channels else tf.broadcast_to(weight, [channels])
 
 
 @functools.cache

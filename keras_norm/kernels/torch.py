@@ -26,22 +26,22 @@ def standardize(
     """As `reference.standardize`, with the moments of a batch alone; None for sets that torch has no kernel for."""
     if pool is not None or not centered:
         return None
-    rank, weights = len(x.shape), [w for w in (gamma, beta) if w is not None]
+    rank = x.ndim
     kept = [a for a in range(rank) if a not in sets.axes]
     channel = kept[-1] if kept else 0
-    if all(_runs_along(w, [x.shape[channel], *[1] * (rank - 1 - channel)]) for w in weights):
+    if _run_along((x.shape[channel],), rank - 1 - channel, gamma, beta):
         if kept == [channel] and sets.groups is None:
             return _batch(x, channel, gamma, beta, epsilon)
         if kept == [0, channel] and (sets.groups is None or sets.groups.axis == channel):
             return _group(x, channel, sets, gamma, beta, epsilon)
     sizes = x.shape[len(kept) :]
-    if kept == list(range(len(kept))) and sizes and sets.groups is None and all(_runs_along(w, sizes) for w in weights):
+    if kept == list(range(len(kept))) and sizes and sets.groups is None and _run_along(sizes, 0, gamma, beta):
         return _layer(x, sizes, gamma, beta, epsilon)
     return None
 
 
 def _layer(x: Tensor, sizes: torch.Size, gamma: Tensor | None, beta: Tensor | None, epsilon: float) -> Standardized:
-    gamma, beta = (None if w is None else w.reshape(sizes) for w in (gamma, beta))
+    gamma, beta = (w if w is None or w.shape == sizes else w.reshape(sizes) for w in (gamma, beta))
     h = upcast(x)
     h = h - h.detach()[(..., *[slice(1)] * len(sizes))]
     return cast(torch.layer_norm(h, sizes, gamma, beta, epsilon), x.dtype), None
@@ -75,11 +75,9 @@ def normalize(
     x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
 ) -> Tensor | None:
     """As `reference.normalize`; None where the weights are not one per channel, or need gradients of the moments."""
-    channels = [a - len(mean.shape) for a, size in enumerate(mean.shape) if size != 1] or [-1]
-    channel = channels[0] % len(x.shape)
-    sizes = [x.shape[channel], *[1] * (len(x.shape) - 1 - channel)]
-    weights = [w for w in (mean, variance, gamma, beta) if w is not None]
-    if mean.requires_grad or variance.requires_grad or not all(_runs_along(w, sizes) for w in weights):
+    channel = next((x.ndim - mean.ndim + a for a, size in enumerate(mean.shape) if size != 1), x.ndim - 1)
+    needs_gradient = mean.requires_grad or variance.requires_grad
+    if needs_gradient or not _run_along((x.shape[channel],), x.ndim - 1 - channel, mean, variance, gamma, beta):
         return None
     h = _channels_on_axis_1(upcast(x), channel)
     gamma, beta, mean, variance = map(_vector, (gamma, beta, mean, variance))
@@ -95,11 +93,14 @@ def _back_from_axis_1(y: Tensor, x: Tensor, channel: int) -> Tensor:
     return y.reshape(x.shape) if channel == len(x.shape) - 1 else y.movedim(1, channel)
 
 
-def _runs_along(weight: Tensor, sizes: list[int]) -> bool:
-    """Whether the weight has exactly these sizes on its last axes, and 1 on all others."""
-    leading = max(0, len(weight.shape) - len(sizes))
-    return list(weight.shape[leading:]) == list(sizes) and all(size == 1 for size in weight.shape[:leading])
+def _run_along(sizes: tuple[int, ...], trailing: int, *weights: Tensor | None) -> bool:
+    """Whether the weights have exactly these sizes, before so many trailing axes of size 1."""
+    expected = (*sizes, *[1] * trailing)
+    return all(
+        w is None or w.shape == expected or tuple(w.shape) == (1,) * (w.ndim - len(expected)) + expected
+        for w in weights
+    )
 
 
 def _vector(weight: Tensor | None) -> Tensor | None:
-    return None if weight is None else weight.reshape(-1)
+    return weight if weight is None or weight.ndim == 1 else weight.reshape(-1)

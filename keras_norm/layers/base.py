@@ -9,7 +9,7 @@ from keras import constraints, initializers, ops, regularizers
 
 from keras_norm import arguments
 from keras_norm.legacy import kept_axis, with_kept_axis
-from keras_norm.tensors import Tensor, at_least_float32, cast
+from keras_norm.tensors import Tensor, at_least_float32, cast, dtype_name
 
 
 class Normalization(keras.layers.Layer):
@@ -99,7 +99,7 @@ class Normalization(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         x = ops.convert_to_tensor(inputs)
-        if keras.backend.standardize_dtype(x.dtype) != self.compute_dtype:
+        if dtype_name(x.dtype) != self.compute_dtype:
             x = cast(x, at_least_float32(x.dtype))
         return cast(self._normalize(x, training, mask), self.compute_dtype)
 

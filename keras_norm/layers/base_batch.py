@@ -1,5 +1,6 @@
 """What the layers share whose sets run through the batch: moving statistics for inference."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -105,19 +106,25 @@ class BaseBatchNormalization(Normalization):
 
     def _update_moving_statistics(self, batch: Moments) -> None:
         """Moves the moving statistics towards the mean over all sets of a channel that have a position."""
-        channels = self.moving_mean.shape[0]
-        mean, variance = (ops.reshape(moment, (-1, channels)) for moment in batch[:2])
         # Squares beyond float32 saturate: a moving statistic would keep an infinity.
-        variance = ops.minimum(variance, 3e38)
-        if isinstance(batch.count, int) and not kernels.has_other_replicas():
-            if batch.count > 0:
-                self._assign(*(m[0] if m.shape[0] == 1 else ops.mean(m, 0) for m in (mean, variance)))
+        mean, variance, count = batch.mean, ops.minimum(batch.variance, 3e38), batch.count
+        if isinstance(count, int) and not kernels.has_other_replicas():
+            if count > 0:
+                self._assign(self._mean_over_sets(mean), self._mean_over_sets(variance))
             return
-        seen = ops.reshape(ops.cast(batch.count > 0, mean.dtype) * ops.ones_like(batch.mean), (-1, channels))
+        seen = ops.cast(count > 0, mean.dtype) * ops.ones_like(mean)
         # A set without positions adds 0 to all three sums.
-        mean, variance, seen = kernels.sum_over_replicas(tuple(ops.sum(value, 0) for value in (mean, variance, seen)))
+        sums = (ops.sum(ops.reshape(value, (-1, self.moving_mean.shape[0])), 0) for value in (mean, variance, seen))
+        mean, variance, seen = kernels.sum_over_replicas(tuple(sums))
         sets_seen = ops.maximum(seen, 1.0)
         self._assign(mean / sets_seen, variance / sets_seen, seen > 0)
+
+    def _mean_over_sets(self, moment: Tensor) -> Tensor:
+        """The mean over the sets of each channel, which are of one size."""
+        shape = tuple(self.moving_mean.shape)
+        if math.prod(moment.shape) == shape[0]:
+            return moment if tuple(moment.shape) == shape else ops.reshape(moment, shape)
+        return ops.mean(ops.reshape(moment, (-1, *shape)), 0)
 
     def _assign(self, mean: Tensor, variance: Tensor, where: Tensor | None = None) -> None:
         """One step of the moving averages, in the channels `where` there is one."""
