@@ -48,12 +48,12 @@ def moments_and_deviations(
     mask, axes = split(mask, sets.groups), split_axes(sets)
     n = number_of_positions(h, axes) if mask is None else total(ops.cast(mask, h.dtype), axes)
     if centered:
-        mean, _ = _mean(select(h, mask), axes, n, pool)
+        mean, _ = mean_of_sums(total(select(h, mask), axes), n, pool)
         h = h - mean
     else:
         mean = ops.zeros([1] * len(h.shape), h.dtype)
     h = select(h, mask)  # after the difference: a masked NaN reaches no gradient
-    variance, n = _mean(ops.square(h), axes, n, pool)
+    variance, n = mean_of_sums(total(ops.square(h), axes), n, pool)
     return Moments(mean, variance, n), h
 
 
@@ -65,7 +65,7 @@ def total(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
     A single float32 sum over 65,536 positions is off by 1e-5. Halving between the steps keeps XLA from merging them.
     """
-    if _is_short(x, axes):
+    if len(axes) == 1 or math.prod(math.inf if x.shape[a] is None else x.shape[a] for a in axes) <= LONG_SUM:
         return ops.sum(x, axes, keepdims=True)
     last = len(x.shape) - 1
     first, *others = sorted(axes, key=lambda a: (a == last, -a))
@@ -73,11 +73,6 @@ def total(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     for axis in others:
         x = ops.sum(x / 2.0, axis, keepdims=True)
     return x * 2.0 ** len(others)
-
-
-def _is_short(x: Tensor, axes: tuple[int, ...]) -> bool:
-    """Whether one sum along `axes` is exact enough, or cannot be cut."""
-    return len(axes) == 1 or math.prod(math.inf if x.shape[a] is None else x.shape[a] for a in axes) <= LONG_SUM
 
 
 def number_of_positions(x: Tensor, axes: tuple[int, ...]) -> Tensor | int:
@@ -93,13 +88,6 @@ def mean_of_sums(sums: Tensor, n: Tensor | int, pool: Pool | None = None) -> tup
     if pool is not None:
         sums, n = pool((sums, ops.ones_like(sums) * n))
     return sums / at_least_one(n), n
-
-
-def _mean(x: Tensor, axes: tuple[int, ...], n: Tensor | int, pool: Pool | None) -> tuple[Tensor, Tensor | int]:
-    """The mean along `axes`, where there are n positions, and n; both of all replicas that `pool` adds."""
-    if isinstance(n, int) and n > 0 and pool is None and _is_short(x, axes):
-        return ops.mean(x, axes, keepdims=True), n  # one operation
-    return mean_of_sums(total(x, axes), n, pool)
 
 
 def at_least_one(n: Tensor | int) -> Tensor | int:

@@ -125,14 +125,12 @@ def two_pass_moments(
     squares: Callable[..., Tensor] = squares,
 ) -> Moments:
     """The moments, by one pass over x for the mean and one for the variance."""
-    n = count(x, sets)
+    n, origin = count(x, sets), ops.zeros([1] * len(x.shape))
     if centered:
         mean, _ = mean_of_table(pooled(sums(x, axes=sets.axes), sets.groups), n, pool)
         origin = spread(mean, x, sets.groups)
-    else:
-        origin = mean = ops.zeros([1] * len(x.shape))
     variance, n = mean_of_table(pooled(squares(x, origin, axes=sets.axes), sets.groups), n, pool)
-    return Moments(mean, variance, n)
+    return Moments(mean if centered else ops.zeros_like(variance), variance, n)
 
 
 def one_pass_moments(x: Tensor, sets: Sets) -> Moments:

@@ -1,0 +1,167 @@
+"""Every kernel against the reference, on every set, dtype and way to run; and layers of a user in a few lines."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_norm import kernels, sets
+from keras_norm.functional import along
+from keras_norm.kernels import reference as definition
+from keras_norm.layers.base import Normalization
+from keras_norm.layers.base_batch import BaseBatchNormalization
+from keras_norm.sets import Groups, Sets, axes_except
+from support import reference
+from support.backends import BACKEND, array, call, gradients
+from support.cases import random_input, same_channel
+
+ops = keras.ops
+
+SETS = {
+    "batch": lambda x, c: sets.batch(x, c),
+    "instance": lambda x, c: sets.instance(x, c),
+    "group": lambda x, c: sets.group(x, c, 2),
+    "along the channels": lambda x, c: sets.along([c]),
+    "along all but the batch": lambda x, c: sets.along(axes_except(x, 0)),
+    "ghosts": lambda x, c: Sets(axes_except(x, 0, c), Groups(0, 2)),
+}
+WEIGHTS = {
+    "per channel": lambda x, c: [x.shape[c] if a == c else 1 for a in range(x.ndim)],
+    "along the set": lambda x, c: list(x.shape),
+    "per sample": lambda x, c: [x.shape[a] if a in (0, c) else 1 for a in range(x.ndim)],
+    "none": None,
+}
+# Short sums and long ones, that are cut into runs; channels last, first and between.
+PLACES = [
+    ((4, 3, 5, 6), 3),
+    ((4, 6, 3, 5), 1),
+    ((2, 33, 40, 4), 3),
+    ((2, 4, 33, 40), 1),
+    ((6, 4), 1),
+    ((2, 5, 4, 700), 2),
+]
+
+
+def ways():
+    """The ways in which this backend's kernel runs."""
+    if BACKEND == "tensorflow":
+        from keras_norm.kernels import tensorflow as kernel
+
+        keys = ("run", "one_pass", "on_cpu", "few_operations")
+        return {
+            "operations": dict(zip(keys, (kernel.as_operations, False, False, False), strict=True)),
+            "on a CPU": dict(zip(keys, (kernel.as_operations, False, True, False), strict=True)),
+            "few": dict(zip(keys, (kernel.as_operations, False, True, True), strict=True)),
+            "XLA": dict(zip(keys, (kernel.as_xla, False, True, False), strict=True)),
+            "XLA, one pass": dict(zip(keys, (kernel.as_xla_if_recurring, True, False, False), strict=True)),
+        }
+    return {"two passes": {"one_pass": False}, "one pass": {"one_pass": True}} if BACKEND == "jax" else {"": {}}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("options", [pytest.param(options, id=name) for name, options in ways().items()])
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("centered", [True, False], ids=["about the mean", "about zero"])
+@pytest.mark.parametrize("chosen", SETS)
+def test_every_kernel_gives_the_numbers_of_the_reference(chosen, centered, weights, options):
+    ran = []
+    for shape, channel in PLACES:
+        x = random_input(*shape, dtype="float32")
+        of = SETS[chosen](x, channel)
+        gamma = beta = None
+        if WEIGHTS[weights] is not None:
+            sizes = WEIGHTS[weights](x, channel)
+            gamma, beta = (ops.convert_to_tensor(random_input(*sizes, seed=s, dtype="float32")) for s in (1, 2))
+        given = ops.convert_to_tensor(x), of, gamma, beta, 1e-3
+        found = kernels.kernel.standardize(*given, centered=centered, pool=None, **options)
+        want, moments = definition.standardize(*given, centered=centered)
+        if found is None:
+            continue
+        ran.append(shape)
+        np.testing.assert_allclose(array(found[0]), array(want), rtol=1e-5, atol=1e-5)
+        if found[1] is not None:
+            for got, expected in zip(found[1], moments, strict=True):
+                np.testing.assert_allclose(*np.broadcast_arrays(array(got), array(expected)), rtol=1e-5, atol=1e-6)
+    if options.get("few_operations"):
+        handed_back = not centered
+    else:
+        handed_back = BACKEND == "torch" and (
+            not centered or chosen == "ghosts" or weights in ("along the set", "per sample")
+        )
+    assert ran or handed_back
+
+
+@pytest.mark.parametrize("options", [pytest.param(options, id=name) for name, options in ways().items()])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("chosen", SETS)
+def test_gradients_of_every_kernel_are_those_of_the_reference(chosen, dtype, options):
+    """Through a layer whose set and kernel are fixed, so that each backend takes its gradients as ever."""
+
+    class Fixed(Normalization):
+        kernel = staticmethod(definition.standardize)
+
+        def _normalize(self, x, training, mask):
+            weights = (along("Fixed", "w", w, [len(x.shape) - 1], x) for w in (self.gamma, self.beta))
+            return self.kernel(x, SETS[chosen](x, 3), *weights, self.epsilon)[0]
+
+    class Fast(Fixed):
+        @staticmethod
+        def kernel(*given):
+            found = kernels.kernel.standardize(*given, centered=True, pool=None, **options)
+            return found or definition.standardize(*given)
+
+    shape = (2, 33, 40, 4)
+    x, dy = random_input(*shape, dtype="float32"), random_input(*shape, seed=1, dtype="float32")
+    policy = dtype if dtype in ("float32", "float64") else f"mixed_{dtype}"
+    x, dy = (ops.cast(t, dtype) for t in (x, dy))
+    want, got = (gradients(layer(dtype=policy), x, dy) for layer in (Fixed, Fast))
+    unit = {"float64": 1e-10, "float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}[dtype]
+    for fast, plain in zip(got, want, strict=True):
+        fast, plain = fast.astype("float64"), plain.astype("float64")
+        np.testing.assert_allclose(fast, plain, rtol=unit, atol=unit * np.abs(plain).max())
+
+
+# Layers that a user adds
+
+
+class RootMeanSquare(Normalization):
+    """Moments about zero: y = gamma x / sqrt(mean(x^2) + epsilon)."""
+
+    def _normalize(self, x, training, mask):
+        axes = self._affine_axes(len(x.shape))
+        gamma = along("RootMeanSquare", "gamma", self.gamma, axes, x)
+        return kernels.standardize(x, sets.along(axes), gamma, None, self.epsilon, centered=False)[0]
+
+
+class GhostBatches(BaseBatchNormalization):
+    """Batch Normalization within `ghosts` runs of neighbouring samples."""
+
+    ghosts = 2
+
+    def _sets(self, x):
+        (axis,) = self._affine_axes(len(x.shape))
+        return Sets(axes_except(x, 0, axis), Groups(0, self.ghosts))
+
+    def _normalize(self, x, training, mask):
+        return self._standardize(x, self.gamma, self.beta, mask)[0]
+
+
+@pytest.mark.quick
+def test_a_root_mean_square_layer_is_a_few_lines():
+    x = random_input(4, 5, 6)
+    layer = RootMeanSquare(center=False, epsilon=1e-3, dtype="float64")
+    want = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-3)
+    np.testing.assert_allclose(call(layer, x), want, rtol=1e-7)
+    dy = random_input(4, 5, 6, seed=1)
+    numeric = reference.differences(lambda x: (dy * x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-3)).sum(), x)
+    np.testing.assert_allclose(gradients(layer, x, dy)[0], numeric, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.quick
+def test_a_layer_of_ghost_batches_is_a_few_lines():
+    x = random_input(4, 3, 6)
+    layer = GhostBatches(momentum=0.0, epsilon=1e-3, dtype="float64")
+    y = call(layer, x, training=True)
+    want = [reference.standardize(part, same_channel, 2, 1e-3) for part in (x[:2], x[2:])]
+    np.testing.assert_allclose(y, np.concatenate(want), rtol=1e-7)
+    means = [part.mean((0, 1)) for part in (x[:2], x[2:])]
+    np.testing.assert_allclose(array(layer.moving_mean), np.mean(means, 0), rtol=1e-7)
