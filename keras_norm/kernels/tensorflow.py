@@ -46,25 +46,30 @@ def standardize(
     """
     if few_operations:
         return _in_few_operations(x, sets, gamma, beta, epsilon) if centered and pool is None else None
+    static = {"sets": sets, "centered": centered, "one_pass": one_pass}
+    static["in_total"] = total_by_products if on_cpu and run is as_operations else total
+    if on_cpu and pool is None and sets == Sets(_all_but_last(x)) and _is_per_channel(x, gamma, beta):
+        mean, variance = run(_moments_of_channels)(x, **static)
+        y = _by_fused_kernel(x, gamma, beta, mean, variance, epsilon, of_batch=True)
+        return y, Moments(mean, variance, formulas.count(x, sets))
     dtype = at_least_float32(x.dtype)
-    gamma = tf.ones([1], dtype) if gamma is None else gamma
-    beta = tf.zeros([1], dtype) if beta is None else beta
-    h, axes, (gamma_of_h, beta_of_h) = formulas.view(x, sets, gamma, beta)
-    in_total = total_by_products if on_cpu and run is as_operations else total
-    if pool is None:
-        mean, variance = run(_moments)(h, sets=axes, centered=centered, one_pass=one_pass, in_total=in_total)
-        n = formulas.count(h, axes)
-    else:
-        parts = (functools.partial(run(part), in_total=in_total) for part in (_sums, _squares))
-        mean, variance, n = formulas.two_pass_moments(h, axes, centered, pool, *parts)
-    if on_cpu and pool is None and axes.axes == _all_but_last(h) and _is_per_channel(h, gamma_of_h, beta_of_h):
-        y = _by_fused_kernel(h, gamma_of_h, beta_of_h, mean, variance, epsilon, of_batch=True)
-    else:
-        static = {"sets": axes, "centered": centered, "epsilon": epsilon, "in_total": in_total}
-        y = _with_gradient(h, gamma_of_h, beta_of_h, mean, variance, n, pool, run, static)
-    return tf.reshape(y, inferred_shape(x)), Moments(
-        formulas.table(mean, x, sets), formulas.table(variance, x, sets), n
-    )
+    gamma = tf.ones([1], dtype) if gamma is None else tf.convert_to_tensor(gamma)  # a variable is no tensor
+    beta = tf.zeros([1], dtype) if beta is None else tf.convert_to_tensor(beta)
+    whole, part = (run, as_operations) if pool is None else (as_operations, run)
+    static |= {"epsilon": epsilon, "pool": pool, "part": part}
+
+    @tf.custom_gradient
+    def standardized(x, gamma, beta):
+        y, mean, variance, n = whole(_forward)(x, gamma, beta, **static)
+        backward = _with_gradient_of(whole(_backward), _backward_from_x, static)
+
+        def gradient(dy, *_):
+            return backward(x, gamma, beta, mean, variance, n, dy)[:3]
+
+        return (y, mean, variance, n), gradient
+
+    y, mean, variance, n = standardized(x, gamma, beta)
+    return y, Moments(mean, variance, formulas.count(x, sets) if pool is None else n)
 
 
 def normalize(
@@ -86,7 +91,12 @@ def normalize(
         return cast(h if beta is None else tf.add(h, beta), x.dtype)
     if on_cpu and _is_per_channel(x, mean, variance, gamma, beta):
         return _by_fused_kernel(x, gamma, beta, mean, variance, epsilon, of_batch=False)
-    return run(_normalize)(x, mean, variance, gamma, beta, epsilon=epsilon)
+    mean, variance, *weights = (tf.convert_to_tensor(w) for w in (mean, variance, gamma, beta) if w is not None)
+    static = {"scale": gamma is not None, "center": beta is not None, "epsilon": epsilon}
+    function = run(_normalize)
+    if run is as_operations:
+        return function(x, mean, variance, *weights, **static)
+    return _with_gradient_of(function, _normalize, static)(x, mean, variance, *weights)
 
 
 def _in_few_operations(
@@ -123,42 +133,73 @@ def total_by_products(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return total(x, rest) if rest else x
 
 
-def _with_gradient(
-    x: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    n: Tensor | int,
-    pool: Pool | None,
-    run: Run,
-    static: dict[str, Any],
-) -> Tensor:
-    """The formula and, in one piece, its gradient through the moments of the sets of `x`.
+def _with_gradient_of(function: Callable[..., Any], plain: Callable[..., Any], static: dict[str, Any]) -> Any:
+    """`function` of tensors, with the gradient of `plain`, which computes the same.
 
-    No gradient goes back through the moments a second time; that of this gradient does.
+    A compiled function would keep its intermediate results for its own gradient, which is what compiling saves.
     """
 
     @tf.custom_gradient
-    def with_gradient(x, gamma, beta, mean, variance):
-        def gradient(dy):
-            size = tf.cast(at_least_one(n), mean.dtype)
-            if pool is None:
-                found = run(_gradient)(x, gamma, beta, mean, variance, size, dy, **static)
-            else:
-                found = _gradient(x, gamma, beta, mean, variance, size, dy, pool=pool, run=run, **static)
-            return *found, None, None
+    def computation(*values: Tensor) -> Any:
+        def gradient(*cotangents: Tensor) -> list[Tensor | None]:
+            with tf.GradientTape() as tape:
+                tape.watch(values)
+                results = plain(*values, **static)
+            return tape.gradient(results, values, cotangents if isinstance(results, tuple) else cotangents[0])
 
-        return run(_formula)(x, mean, variance, gamma, beta, sets=static["sets"], epsilon=static["epsilon"]), gradient
+        return function(*values, **static), gradient
 
-    return with_gradient(x, gamma, beta, mean, variance)
+    return computation
 
 
-def _moments(x: Tensor, sets: Sets, centered: bool, one_pass: bool, in_total: Total) -> tuple[Tensor, Tensor]:
-    if one_pass and centered:
-        return formulas.one_pass_moments(x, sets)[:2]
-    parts = (functools.partial(part, in_total=in_total) for part in (_sums, _squares))
-    return formulas.two_pass_moments(x, sets, centered, None, *parts)[:2]
+def _forward(x, gamma, beta, sets: Sets, centered: bool, one_pass: bool, in_total: Total, epsilon, pool, part):
+    """y, and the mean, variance and number of positions of the sets of all replicas that `pool` adds."""
+    h, of_h, weights = formulas.view(x, sets, gamma, beta)
+    if one_pass and centered and pool is None:
+        mean, variance, n = formulas.one_pass_moments(h, of_h)
+    else:
+        parts = (functools.partial(part(function), in_total=in_total) for function in (_sums, _squares))
+        mean, variance, n = formulas.two_pass_moments(h, of_h, centered, pool, *parts)
+    moments = (spread(moment, h, of_h.groups) for moment in (mean, variance))
+    y = part(_normalize)(h, *moments, *weights, scale=True, center=True, epsilon=epsilon)
+    mean, variance = (formulas.table(moment, x, sets) for moment in (mean, variance))
+    return tf.reshape(y, inferred_shape(x)), mean, variance, tf.cast(n, mean.dtype)
+
+
+def _backward(
+    x, gamma, beta, mean, variance, n, dy, sets: Sets, centered: bool, one_pass, in_total: Total, epsilon, pool, part
+):
+    """The gradients of `_forward` to x, gamma and beta. With u = x - mean, n = |S_i|, dh = gamma dy and sums over S_i
+
+        dx = (dh - sum(dh) / n - u sum(dh u) / (n (variance + epsilon))) / sqrt(variance + epsilon)
+
+    without sum(dh) / n where the moments are about zero.
+    """
+    h, of_h, (gamma_of_h, beta_of_h) = formulas.view(x, sets, gamma, beta)
+    dy, n = tf.reshape(dy, inferred_shape(h)), at_least_one(n)
+    inverse = tf.math.rsqrt(formulas.table(variance, h, of_h) + epsilon)
+    mean, s = (spread(value, h, of_h.groups) for value in (formulas.table(mean, h, of_h), inverse))
+    given = (h, gamma_of_h, beta_of_h, mean, s, dy)
+    *sums, dgamma, dbeta = part(_sums_of_gradient)(*given, axes=of_h.axes, in_total=in_total)
+    sums = tuple(pooled(sum_at_x, of_h.groups) for sum_at_x in sums)
+    sum_dh, sum_dh_u = sums if pool is None else pool(sums)
+    means = (sum_dh * inverse / n if centered else tf.zeros_like(sum_dh), sum_dh_u * inverse**3 / n)
+    mean_dh, mean_dh_u = (spread(value, h, of_h.groups) for value in means)
+    dx = part(_dx)(h, gamma_of_h, mean, s, mean_dh, mean_dh_u, dy)
+    return tf.reshape(dx, inferred_shape(x)), tf.reshape(dgamma, gamma.shape), tf.reshape(dbeta, beta.shape)
+
+
+def _backward_from_x(x, gamma, beta, mean, variance, n, dy, part, **static):
+    """`_backward` as a function of x, gamma, beta and dy alone, for the gradient of the gradient."""
+    _, mean, variance, n = _forward(x, gamma, beta, part=as_operations, **static)
+    return _backward(x, gamma, beta, mean, variance, n, dy, part=as_operations, **static)
+
+
+def _moments_of_channels(x, sets: Sets, centered: bool, one_pass: bool, in_total: Total) -> tuple[Tensor, Tensor]:
+    h, of_h, _ = formulas.view(x, sets)
+    parts = (functools.partial(function, in_total=in_total) for function in (_sums, _squares))
+    mean, variance, _ = formulas.two_pass_moments(h, of_h, centered, None, *parts)
+    return tf.reshape(mean, [x.shape[-1]]), tf.reshape(variance, [x.shape[-1]])
 
 
 def _sums(x: Tensor, axes: tuple[int, ...], in_total: Total) -> Tensor:
@@ -169,46 +210,9 @@ def _squares(x: Tensor, mean: Tensor, axes: tuple[int, ...], in_total: Total) ->
     return in_total(tf.math.squared_difference(upcast(x), mean), axes)  # one operation
 
 
-def _formula(x, mean, variance, gamma, beta, sets: Sets, epsilon: float) -> Tensor:
-    mean, variance = (spread(moment, x, sets.groups) for moment in (mean, variance))
-    return _normalize(x, mean, variance, gamma, beta, epsilon)
-
-
-def _normalize(x, mean, variance, gamma, beta, epsilon: float) -> Tensor:
+def _normalize(x, mean, variance, *weights: Tensor, scale: bool, center: bool, epsilon: float) -> Tensor:
+    gamma, beta = weights[0] if scale else None, weights[-1] if center else None
     return reference.normalize(x, mean, variance, gamma, beta, epsilon)
-
-
-def _gradient(
-    x: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    n: Tensor,
-    dy: Tensor,
-    sets: Sets,
-    centered: bool,
-    epsilon: float,
-    in_total: Total,
-    pool: Pool | None = None,
-    run: Run = as_operations,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of the formula to x, gamma and beta. With u = x - mean, n = |S_i|, dh = gamma dy and sums over S_i
-
-    dx = (dh - sum(dh) / n - u sum(dh u) / (n (variance + epsilon))) / sqrt(variance + epsilon)
-
-    without sum(dh) / n where the moments are about zero.
-    """
-    inverse = tf.math.rsqrt(variance + epsilon)
-    mean, inverse_at_x = (spread(value, x, sets.groups) for value in (mean, inverse))
-    *sums, dgamma, dbeta = run(_sums_of_gradient)(
-        x, gamma, beta, mean, inverse_at_x, dy, axes=sets.axes, in_total=in_total
-    )
-    sums = tuple(pooled(table, sets.groups) for table in sums)
-    sum_dh, sum_dh_u = sums if pool is None else pool(sums)
-    mean_dh = sum_dh * inverse / n if centered else tf.zeros_like(sum_dh)
-    mean_dh, mean_dh_u = (spread(value, x, sets.groups) for value in (mean_dh, sum_dh_u * inverse**3 / n))
-    return run(_dx)(x, gamma, mean, inverse_at_x, mean_dh, mean_dh_u, dy), dgamma, dbeta
 
 
 def _sums_of_gradient(x, gamma, beta, mean, inverse, dy, axes: tuple[int, ...], in_total: Total):
@@ -291,7 +295,7 @@ def _vector(weight: Tensor | None, default: float, x: Tensor) -> Tensor:
 @functools.cache
 def as_xla(function: Callable[..., Any]) -> Callable[..., Any]:
     """Runs a function as one XLA computation; each new shape of its tensors is compiled, once."""
-    return _compiled(function, lambda shape, batch, compiled, plain: compiled())
+    return _compiled(function, lambda x, compiled, plain: compiled())
 
 
 @functools.cache
@@ -300,53 +304,30 @@ def as_xla_if_recurring(function: Callable[..., Any]) -> Callable[..., Any]:
     return _compiled(function, _if_recurring)
 
 
-def _if_recurring(shape: tf.TensorShape, batch: Tensor, compiled: Callable[[], Any], plain: Callable[[], Any]) -> Any:
+def _if_recurring(x: Tensor, compiled: Callable[[], Any], plain: Callable[[], Any]) -> Any:
     """What one of the two returns: a batch that is a power of two, or a multiple of 4, is no remainder of an epoch."""
-    if shape.is_fully_defined() and not tf.executing_eagerly():
-        return compiled()
-    if None in shape[1:]:
+    batch, *others = x.shape
+    if None in others:
         return plain()
+    if tf.executing_eagerly():
+        return compiled() if batch % 4 == 0 or batch & (batch - 1) == 0 else plain()
+    if batch is not None:
+        return compiled()
+    batch = tf.shape(x)[0]
     is_recurring = tf.logical_or(tf.equal(batch % 4, 0), tf.equal(tf.bitwise.bitwise_and(batch, batch - 1), 0))
     return tf.cond(is_recurring, compiled, plain)
 
 
 def _compiled(function: Callable[..., Any], dispatch: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of tensors and keywords as an XLA computation.
-
-    Its gradient is that of the plain function: a compiled one would have to keep intermediate results, which is what
-    compiling saves.
-    """
+    """`function` of tensors and keywords as an XLA computation, of which no tape takes notice."""
 
     @functools.cache
     def xla(**keywords: Any) -> Callable[..., Any]:
         return tf.function(functools.partial(function, **keywords), jit_compile=True, autograph=False)
 
     @functools.wraps(function)
-    def run(*tensors: Tensor | None, **keywords: Any) -> Any:
-        given = [i for i, t in enumerate(tensors) if t is not None]
-
-        def with_nones(*values: Tensor) -> list[Tensor | None]:
-            found = dict(zip(given, values, strict=True))
-            return [found.get(i) for i in range(len(tensors))]
-
-        @tf.custom_gradient
-        def computation(*values: Tensor) -> Any:
-            def gradient(*cotangents: Tensor) -> list[Tensor | None]:
-                floating = [v for v in values if v.dtype.is_floating]
-                with tf.GradientTape() as tape:
-                    tape.watch(floating)
-                    results = function(*with_nones(*values), **keywords)
-                found = iter(tape.gradient(results, floating, list(cotangents)))
-                return [next(found) if v.dtype.is_floating else None for v in values]
-
-            results = dispatch(
-                values[0].shape,
-                tf.shape(values[0])[0],
-                lambda: xla(**keywords)(*with_nones(*values)),
-                lambda: function(*with_nones(*values), **keywords),
-            )
-            return results, gradient
-
-        return computation(*(tf.convert_to_tensor(tensors[i]) for i in given))
+    def run(*tensors: Tensor, **keywords: Any) -> Any:
+        values = [tf.stop_gradient(t) for t in tensors]
+        return dispatch(values[0], lambda: xla(**keywords)(*values), lambda: function(*values, **keywords))
 
     return run
