@@ -11,7 +11,7 @@ from keras_norm.layers.base import Normalization
 from keras_norm.layers.base_batch import BaseBatchNormalization
 from keras_norm.sets import Groups, Sets, axes_except
 from support import reference
-from support.backends import BACKEND, array, call, gradients
+from support.backends import BACKEND, array, call, gradients, jax_only, torch_only
 from support.cases import random_input, same_channel
 
 ops = keras.ops
@@ -118,6 +118,67 @@ def test_gradients_of_every_kernel_are_those_of_the_reference(chosen, dtype, opt
     for fast, plain in zip(got, want, strict=True):
         fast, plain = fast.astype("float64"), plain.astype("float64")
         np.testing.assert_allclose(fast, plain, rtol=unit, atol=unit * np.abs(plain).max())
+
+
+# Derivatives of other kinds
+
+
+@jax_only
+@pytest.mark.quick
+@pytest.mark.parametrize("chosen", SETS)
+def test_jax_takes_forward_derivatives_second_ones_and_batches(chosen):
+    import jax
+
+    gamma, beta = random_input(4, seed=1), random_input(4, seed=2)
+    x, step = random_input(4, 2, 3, 4), random_input(4, 2, 3, 4, seed=3)
+
+    def norm(x, gamma=gamma):
+        return kernels.standardize(x, SETS[chosen](x, 3), gamma, beta, 1e-3)[0]
+
+    def along_step(f):
+        return (f(x + 1e-5 * step) - f(x - 1e-5 * step)) / 2e-5
+
+    tangent = jax.jit(lambda x: jax.jvp(norm, (x,), (step,))[1])(x)
+    np.testing.assert_allclose(array(tangent), along_step(norm), rtol=1e-6, atol=1e-6)
+    gradient = jax.grad(lambda x: (norm(x) ** 3).sum())
+    second = jax.jvp(gradient, (x,), (step,))[1]
+    np.testing.assert_allclose(array(second), along_step(gradient), rtol=1e-5, atol=1e-5)
+    reverse = jax.grad(lambda x: (gradient(x) * step).sum())(x)  # the Hessian is symmetric
+    np.testing.assert_allclose(array(reverse), array(second), rtol=1e-8, atol=1e-8)
+    batches = np.stack([x, 2 * x + step])
+    for batch, y in zip(batches, array(jax.vmap(norm)(batches)), strict=True):
+        np.testing.assert_allclose(y, array(norm(batch)), rtol=1e-9, atol=1e-9)
+    by_gamma = jax.jacfwd(lambda gamma: norm(x, gamma))(gamma), jax.jacrev(lambda gamma: norm(x, gamma))(gamma)
+    np.testing.assert_allclose(array(by_gamma[0]), array(by_gamma[1]), rtol=1e-9, atol=1e-9)
+
+
+@jax_only
+@pytest.mark.quick
+def test_jax_keeps_x_and_its_moments_for_the_backward_pass():
+    import jax
+
+    x, gamma = random_input(8, 16, 16, 6, dtype="float32"), np.ones(6, "float32")
+    _, backward = jax.vjp(lambda x, g: kernels.standardize(x, sets.group(x, 3, 2), g, None, 1e-3)[0], x, gamma)
+    large = [t for t in jax.tree.leaves(backward) if t.size >= x.size]
+    assert len(large) == 1
+    np.testing.assert_array_equal(array(large[0]).ravel(), x.ravel())
+
+
+@torch_only
+@pytest.mark.quick
+@pytest.mark.parametrize("chosen", [name for name in SETS if name != "ghosts"])
+def test_torch_takes_first_and_second_derivatives(chosen):
+    import torch
+
+    sizes = (2, 4) if chosen == "along all but the batch" else (4,)
+    x, gamma = (torch.tensor(random_input(*s), requires_grad=True) for s in ((3, 2, 4), sizes))
+
+    def norm(x, gamma):
+        of = SETS[chosen](x, 2)
+        return kernels.kernel.standardize(x, of, gamma, None, 1e-3, centered=True, pool=None)[0]
+
+    assert torch.autograd.gradcheck(norm, (x, gamma))
+    assert torch.autograd.gradgradcheck(norm, (x, gamma))
 
 
 # Layers that a user adds

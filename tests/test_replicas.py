@@ -1,4 +1,4 @@
-"""Several replicas against one device on the joined batch; each number of replicas runs in a process of its own."""
+"""Several replicas against one device on the global batch; each number of replicas runs in a process of its own."""
 
 from functools import cache
 from typing import NamedTuple
@@ -129,7 +129,7 @@ def close(got, want, call="synchronized"):
 
 @every_case
 @pytest.mark.parametrize("call", SYNCHRONIZED)
-def test_a_synchronized_layer_equals_one_device_on_the_joined_batch(found, run, sizes, call):
+def test_a_synchronized_layer_equals_one_device_on_the_global_batch(found, run, sizes, call):
     one, got = Joined(sizes, call), found(run)
     close(got[f"{call} {sizes} y"], parts.batch_norm(one.x, one.mask), call)
     dx, dgamma, dbeta = parts.gradients(one.x, one.cotangent, one.mask)
@@ -158,7 +158,7 @@ def test_the_other_layers_over_the_batch_equal_themselves_on_one_device(found, r
 
 @with_replicas
 @of_runs(RUNS[1:], ("run", "sizes"), lambda run: [(run, s) for s in SIZES[run.count] if 0 not in s])
-def test_a_plain_layer_differs_from_the_joined_batch_visibly(found, run, sizes):
+def test_a_plain_layer_differs_from_the_global_batch_visibly(found, run, sizes):
     y = found(run)[f"plain {sizes} y"]
     assert np.abs(y - parts.batch_norm(Joined(sizes, "plain").x)).max() > 0.5
 
@@ -176,7 +176,7 @@ def test_a_plain_layer_stores_the_mean_over_the_replicas_that_saw_a_channel(foun
 
 @every_case
 @pytest.mark.parametrize(("call", "tolerance"), [("offset 1e3", 1e-5), ("offset 1e4", 1e-4)])
-def test_the_joined_variance_survives_an_offset(found, run, sizes, call, tolerance):
+def test_the_global_variance_survives_an_offset(found, run, sizes, call, tolerance):
     _, variance, _ = parts.statistics(Joined(sizes, call).x)
     np.testing.assert_allclose(found(run)[f"{call} {sizes} moving_variance"][0], variance, rtol=tolerance)
 

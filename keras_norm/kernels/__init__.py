@@ -37,6 +37,9 @@ elif BACKEND == "torch":
 LARGE = 2**20
 """From this number of elements on a compilation pays on a CPU."""
 
+SMALL = 2**14
+"""Up to this number of elements the number of operations decides, also in a graph."""
+
 
 def standardize(
     x: Tensor,
@@ -131,6 +134,7 @@ def _options(x: Tensor) -> dict[str, Any] | None:
         return None
     mode, is_part_of_xla, is_exported = compilation.mode(), _in_xla(), not tf.executing_eagerly() and in_export()
     size, on_cpu = x.shape.num_elements(), not has_accelerator()
+    is_small = tf.executing_eagerly() or (size is not None and size <= SMALL)
     run = kernel.as_operations
     if not (mode == "never" or is_part_of_xla or is_exported):
         if mode == "always":
@@ -141,7 +145,7 @@ def _options(x: Tensor) -> dict[str, Any] | None:
         "run": run,
         "one_pass": has_accelerator() and (is_part_of_xla or run is not kernel.as_operations),
         "on_cpu": is_exported or (on_cpu and not is_part_of_xla),
-        "few_operations": is_exported or (tf.executing_eagerly() and on_cpu and run is kernel.as_operations),
+        "few_operations": is_exported or (is_small and on_cpu and run is kernel.as_operations),
     }
 
 

@@ -24,10 +24,10 @@ elif backend.backend() == "torch":
 
 @dataclass(frozen=True)
 class Replicas:
-    """Joins the parts of all replicas, or of each of several groups of neighbouring replicas.
+    """Adds partial sums over all replicas, or over each of several groups of neighbouring replicas.
 
-    One collective, through which gradients flow, sums all tensors that it is given: they share a dtype and have known
-    shapes. Without other replicas, or while a model is built, nothing is summed.
+    One collective, through which gradients flow, adds all tensors that it is given. They share a dtype and have known
+    shapes. Without other replicas, and while a model is built, nothing is added.
 
     Example:
         >>> Replicas()((1.0, 2.0))          # no other replica here

@@ -8,6 +8,7 @@ import keras
 from keras import constraints, initializers, ops, regularizers
 
 from keras_norm import arguments
+from keras_norm.layers.signatures import describe
 from keras_norm.legacy import kept_axis, with_kept_axis
 from keras_norm.tensors import Tensor, at_least_float32, cast, dtype_name
 
@@ -37,6 +38,14 @@ class Normalization(keras.layers.Layer):
         TypeError, ValueError: when constructed, for an argument of the wrong type or value; when built or
             called, for a shape that does not fit.
     """
+
+    _sets_itself: frozenset[str] = frozenset()
+    """The arguments of its bases that a layer does not take."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Lists all arguments of a layer in its signature and docstring."""
+        super().__init_subclass__(**kwargs)
+        describe(cls, Normalization, cls._sets_itself)
 
     def __init__(
         self,
@@ -139,7 +148,7 @@ class Normalization(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {
+        config = {
             **super().get_config(),
             **kept_axis(self.axis),
             "epsilon": self.epsilon,
@@ -152,6 +161,7 @@ class Normalization(keras.layers.Layer):
             "beta_constraint": constraints.serialize(self.beta_constraint),
             "gamma_constraint": constraints.serialize(self.gamma_constraint),
         }
+        return {name: value for name, value in config.items() if name not in self._sets_itself}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Normalization":

@@ -40,6 +40,8 @@ class MeanOnlyBatchNormalization(BaseBatchNormalization):
     Reference: Salimans & Kingma, Weight Normalization, NeurIPS 2016, https://arxiv.org/abs/1602.07868, section 4.
     """
 
+    _sets_itself = frozenset({"epsilon", "scale", "gamma_initializer", "gamma_regularizer", "gamma_constraint"})
+
     def __init__(self, axis: int = -1, momentum: float = 0.99, center: bool = True, **kwargs: Any) -> None:
         super().__init__(axis, momentum, epsilon=1.0, center=center, scale=False, **kwargs)
 
@@ -53,7 +55,3 @@ class MeanOnlyBatchNormalization(BaseBatchNormalization):
         else:
             y = x - self._per_channel(self.moving_mean, x)
         return y if self.beta is None else y + self._per_channel(self.beta, x)
-
-    def get_config(self) -> dict[str, Any]:
-        without = {"epsilon", "scale", "gamma_initializer", "gamma_regularizer", "gamma_constraint"}
-        return {name: value for name, value in super().get_config().items() if name not in without}

@@ -34,7 +34,7 @@ def local(value):
     return [tf.convert_to_tensor(v).numpy() for v in strategy.experimental_local_results(value)]
 
 
-def joined(value):
+def concatenated(value):
     return np.concatenate([v.astype("float64") for v in local(value)])
 
 
@@ -74,8 +74,8 @@ def one_call(call):
         cotangent, mask = distributed(parts.cotangents(sizes)), distributed(parts.masks(sizes, call))
         y, dx, dgamma, dbeta = on_replicas(x, cotangent, mask)
         got = {
-            "y": joined(y),
-            "dx": joined(dx),
+            "y": concatenated(y),
+            "dx": concatenated(dx),
             "dgamma": np.sum(local(dgamma), 0),
             "dbeta": np.sum(local(dbeta), 0),
             "moving_mean": np.array(local(layer.moving_mean.value)),

@@ -8,6 +8,7 @@ import pytest
 
 BACKEND = keras.backend.backend()
 tensorflow_only = pytest.mark.skipif(BACKEND != "tensorflow", reason="its subject is TensorFlow's alone")
+jax_only = pytest.mark.skipif(BACKEND != "jax", reason="its subject is JAX' alone")
 torch_only = pytest.mark.skipif(BACKEND != "torch", reason="its subject is torch's alone")
 
 keras_with_renorm = pytest.mark.skipif(

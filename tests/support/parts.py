@@ -1,4 +1,4 @@
-"""A batch in parts of different sizes, means and scales, and what one device makes of the joined batch (float64)."""
+"""A batch in parts of different sizes, means and scales, and what one device makes of the global batch (float64)."""
 
 import keras
 import numpy as np

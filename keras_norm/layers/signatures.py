@@ -1,0 +1,59 @@
+"""Full signatures and argument lists of layers that pass the arguments of their base classes on."""
+
+import inspect
+import re
+from inspect import Parameter
+
+_ENTRY = re.compile(r"^        (?=\S)", re.MULTILINE)
+
+
+def describe(cls: type, root: type, without: frozenset[str] = frozenset()) -> None:
+    """Gives `cls` the signature and the `Args:` of its own `__init__` and of those of its bases up to `root`.
+
+    `help(cls)`, Shift-Tab in a notebook and the API page then list every argument, with its default and a line on it.
+    `without` names the arguments of a base that `cls` sets itself.
+    """
+    bases = [base for base in cls.__mro__ if issubclass(base, root)]
+    found: dict[str, Parameter] = {}
+    by_position = True
+    for base in bases:
+        parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        for name, parameter in list(parameters.items())[1:]:
+            if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and not by_position:
+                parameter = parameter.replace(kind=Parameter.KEYWORD_ONLY)
+            if name not in without and parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+                found.setdefault(name, parameter)
+        if parameters:
+            by_position &= any(p.kind is Parameter.VAR_POSITIONAL for p in parameters.values())
+    others = Parameter("kwargs", Parameter.VAR_KEYWORD)
+    cls.__signature__ = inspect.Signature([*sorted(found.values(), key=lambda p: p.kind), others])  # type: ignore[attr-defined]
+    if cls.__doc__:
+        entries = [entry for base in bases for entry in _entries(vars(base).get("__doc__") or "")]
+        cls.__doc__ = _with_entries(cls.__doc__, _chosen(entries, [*found, "**kwargs"]))
+
+
+def _entries(doc: str) -> list[tuple[list[str], str]]:
+    """The names and the text of each entry under `Args:`."""
+    block = re.search(r"^    Args:\n((?:        .*\n|\n)+)", doc, re.MULTILINE)
+    entries = _ENTRY.split(block.group(1))[1:] if block else []
+    split = (entry.partition(":")[::2] for entry in entries)
+    return [(names.split(", "), text.rstrip()) for names, text in split]
+
+
+def _chosen(entries: list[tuple[list[str], str]], names: list[str]) -> list[str]:
+    """The first entry about each name, in the order of the names."""
+    lines, left = [], set(names)
+    for name in names:
+        for about, text in entries:
+            if name in about and name in left and not text.startswith(" see "):
+                told = [other for other in about if other in left]
+                lines.append(f"        {', '.join(told)}:{text}\n")
+                left -= set(told)
+                break
+    return lines
+
+
+def _with_entries(doc: str, lines: list[str]) -> str:
+    return re.sub(
+        r"^    Args:\n(?:        .*\n)+", lambda _: "    Args:\n" + "".join(lines), doc, count=1, flags=re.MULTILINE
+    )
