@@ -3,8 +3,10 @@
 import inspect
 import re
 from inspect import Parameter
+from typing import Any
 
-_ENTRY = re.compile(r"^        (?=\S)", re.MULTILINE)
+_ARGS = re.compile(r"^Args:\n((?:    .*\n)+)", re.MULTILINE)
+_ENTRY = re.compile(r"^    (?=\S)", re.MULTILINE)
 
 
 def describe(cls: type, root: type, without: frozenset[str] = frozenset()) -> None:
@@ -26,15 +28,29 @@ def describe(cls: type, root: type, without: frozenset[str] = frozenset()) -> No
         if parameters:
             by_position &= any(p.kind is Parameter.VAR_POSITIONAL for p in parameters.values())
     others = Parameter("kwargs", Parameter.VAR_KEYWORD)
-    cls.__signature__ = inspect.Signature([*sorted(found.values(), key=lambda p: p.kind), others])  # type: ignore[attr-defined]
+    signature = inspect.Signature([*sorted(found.values(), key=lambda p: p.kind), others])
+    cls.__signature__ = _OfTheClass(signature)  # type: ignore[attr-defined]
     if cls.__doc__:
         entries = [entry for base in bases for entry in _entries(vars(base).get("__doc__") or "")]
-        cls.__doc__ = _with_entries(cls.__doc__, _chosen(entries, [*found, "**kwargs"]))
+        lines = "".join(_chosen(entries, [*found, "**kwargs"]))
+        cls.__doc__ = _ARGS.sub(lambda _: f"Args:\n{lines}", inspect.cleandoc(cls.__doc__), count=1)
+
+
+class _OfTheClass:
+    """An attribute of a class that its instances do not have: a layer is called with other arguments than its class."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        return self.value
 
 
 def _entries(doc: str) -> list[tuple[list[str], str]]:
     """The names and the text of each entry under `Args:`."""
-    block = re.search(r"^    Args:\n((?:        .*\n|\n)+)", doc, re.MULTILINE)
+    block = _ARGS.search(inspect.cleandoc(doc) + "\n")
     entries = _ENTRY.split(block.group(1))[1:] if block else []
     split = (entry.partition(":")[::2] for entry in entries)
     return [(names.split(", "), text.rstrip()) for names, text in split]
@@ -47,13 +63,7 @@ def _chosen(entries: list[tuple[list[str], str]], names: list[str]) -> list[str]
         for about, text in entries:
             if name in about and name in left and not text.startswith(" see "):
                 told = [other for other in about if other in left]
-                lines.append(f"        {', '.join(told)}:{text}\n")
+                lines.append(f"    {', '.join(told)}:{text}\n")
                 left -= set(told)
                 break
     return lines
-
-
-def _with_entries(doc: str, lines: list[str]) -> str:
-    return re.sub(
-        r"^    Args:\n(?:        .*\n)+", lambda _: "    Args:\n" + "".join(lines), doc, count=1, flags=re.MULTILINE
-    )

@@ -139,7 +139,7 @@ class MomentsModel(keras.Model):
         self._input_moments = input_moments
 
     def call(self, inputs: Any) -> list[tuple[Tensor, ...]]:
-        rows = (batch[:3] for batch in self._input_moments(inputs))
+        rows = [(mean, variance, ops.cast(n, mean.dtype)) for mean, variance, n in self._input_moments(inputs)]
         return [tuple(ops.reshape(value, (1, -1)) for value in row) for row in rows]
 
 

@@ -42,11 +42,13 @@ def test_arguments_are_taken_by_position_in_the_order_of_the_signature(layer):
 
 @every_layer
 def test_the_docstring_has_a_line_on_every_argument(layer):
-    block = re.search(r"^    Args:\n((?:        .*\n)+)", layer.__doc__, re.MULTILINE).group(1)
-    told = {
-        name.strip() for line in re.findall(r"^        (\S[^:]*):", block, re.MULTILINE) for name in line.split(",")
-    }
+    block = re.search(r"^Args:\n((?:    .*\n)+)", layer.__doc__, re.MULTILINE).group(1)
+    told = {name.strip() for line in re.findall(r"^    (\S[^:]*):", block, re.MULTILINE) for name in line.split(",")}
     assert told == {*arguments_of(layer), "**kwargs"}
+
+
+def test_the_signature_of_a_layer_itself_is_that_of_its_call():
+    assert list(inspect.signature(kn.GroupNormalization()).parameters) == ["args", "kwargs"]
 
 
 def test_a_subclass_with_its_own_arguments_lists_them_first():
