@@ -20,7 +20,7 @@ Total = Callable[[Tensor, tuple[int, ...]], Tensor]
 
 
 class View(NamedTuple):
-    """x with neighbouring reduced axes merged, and cut into runs of at most `LONG_SUM`: (N, runs, length, C).
+    """x with neighbouring axes merged, and cut into runs of at most `LONG_SUM`: (N, runs, length, C).
 
     Whatever the rank of x, one loop adds up a run, and no sum is long.
     """
@@ -36,17 +36,18 @@ def view(x: Tensor, sets: Sets, *weights: Tensor | None) -> View:
     sizes = known_shape(x)
     along = [[1] * len(sizes) if w is None else [1] * (len(sizes) - len(w.shape)) + list(w.shape) for w in weights]
 
-    def is_free(a: int) -> bool:
-        return a > 0 and a in sets.axes and isinstance(sizes[a], int) and all(w[a] == 1 for w in along)
+    def kind(a: int) -> Any:
+        """Neighbours of one kind are merged: reduced axes, and kept axes, along which no weight runs."""
+        is_free = a > 0 and isinstance(sizes[a], int) and all(w[a] == 1 for w in along)
+        return ("free", a in sets.axes) if is_free and not (sets.groups and a == sets.groups.axis) else a
 
     shape: list[Any] = []
     to_view: dict[int, range] = {}
-    for free, neighbours in groupby(range(len(sizes)), is_free):
+    for of_kind, neighbours in groupby(range(len(sizes)), kind):
         merged = list(neighbours)
-        for part in [merged] if free else [[a] for a in merged]:
-            cut = _runs(prod(sizes[a] for a in part)) if free else [sizes[part[0]]]
-            to_view |= {a: range(len(shape), len(shape) + len(cut)) for a in part}
-            shape += cut
+        cut = [sizes[of_kind]] if isinstance(of_kind, int) else _runs(prod(sizes[a] for a in merged))
+        to_view |= {a: range(len(shape), len(shape) + len(cut)) for a in merged}
+        shape += cut
     if shape.count(None) > 1 or shape == list(sizes):
         return View(x, sets, [None if w is None else ops.reshape(w, to) for w, to in zip(weights, along, strict=True)])
     groups = sets.groups and sets.groups._replace(axis=to_view[sets.groups.axis][0])
