@@ -11,13 +11,14 @@ from keras_norm import sets
 from keras_norm.arguments import resolve_axes, resolve_axis, resolve_channel_axis, resolve_groups, resolve_mask
 from keras_norm.kernels import normalize, standardize
 from keras_norm.moments import Moments
-from keras_norm.tensors import Tensor, at_least_float32, cast, dtype_name, known_shape, select
+from keras_norm.sets import Sets
+from keras_norm.tensors import Tensor, Weight, at_least_float32, cast, dtype_name, known_shape, select
 
 
 def group_norm(
     x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
+    gamma: Weight,
+    beta: Weight,
     groups: int,
     epsilon: float = 1e-5,
     *,
@@ -56,19 +57,11 @@ def group_norm(
     x = _floating(x)
     axis = resolve_channel_axis("group_norm", axis, len(x.shape))
     groups = resolve_groups("group_norm", groups, known_shape(x)[axis], axis)
-    mask = resolve_mask("group_norm", mask, x)
-    gamma, beta = (along("group_norm", name, w, [axis], x) for name, w in (("gamma", gamma), ("beta", beta)))
-    return standardize(x, sets.group(x, axis, groups), gamma, beta, epsilon, mask)[0]
+    return _standardize("group_norm", x, sets.group(x, axis, groups), [axis], gamma, beta, epsilon, mask)
 
 
 def instance_norm(
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    epsilon: float = 1e-5,
-    *,
-    axis: int = -1,
-    mask: Tensor | None = None,
+    x: Tensor, gamma: Weight, beta: Weight, epsilon: float = 1e-5, *, axis: int = -1, mask: Tensor | None = None
 ) -> Tensor:
     r"""Standardizes each channel of each sample: `S_i = {k : k_N = i_N, k_C = i_C}`.
 
@@ -86,8 +79,8 @@ def instance_norm(
 
 def layer_norm(
     x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
+    gamma: Weight,
+    beta: Weight,
     epsilon: float = 1e-5,
     *,
     axis: int | Sequence[int] | None = -1,
@@ -118,15 +111,13 @@ def layer_norm(
         return group_norm(x, gamma, beta, groups=1, epsilon=epsilon, mask=mask)
     x = _floating(x)
     axes = resolve_axes("layer_norm", axis, len(x.shape))
-    mask = resolve_mask("layer_norm", mask, x)
-    gamma, beta = (along("layer_norm", name, w, axes, x) for name, w in (("gamma", gamma), ("beta", beta)))
-    return standardize(x, sets.along(axes), gamma, beta, epsilon, mask)[0]
+    return _standardize("layer_norm", x, sets.along(axes), axes, gamma, beta, epsilon, mask)
 
 
 def batch_norm(
     x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
+    gamma: Weight,
+    beta: Weight,
     epsilon: float = 1e-5,
     *,
     axis: int = -1,
@@ -152,13 +143,22 @@ def batch_norm(
     """
     x = _floating(x)
     axis = resolve_axis("batch_norm", axis, len(x.shape))
-    gamma, beta = (along("batch_norm", name, w, [axis], x) for name, w in (("gamma", gamma), ("beta", beta)))
-    mask = resolve_mask("batch_norm", mask, x)
     if statistics is None:
-        return standardize(x, sets.batch(x, axis), gamma, beta, epsilon, mask)[0]
+        return _standardize("batch_norm", x, sets.batch(x, axis), [axis], gamma, beta, epsilon, mask)
+    mask = resolve_mask("batch_norm", mask, x)
+    gamma, beta = along("batch_norm", "gamma", gamma, [axis], x), along("batch_norm", "beta", beta, [axis], x)
     mean, variance = (cast(ops.convert_to_tensor(m), at_least_float32(x.dtype)) for m in statistics[:2])
     y = normalize(select(x, mask), mean, variance, gamma, beta, epsilon)
     return y if mask is None else ops.where(mask, y, 0.0 if beta is None else cast(beta, x.dtype))
+
+
+def _standardize(
+    owner: str, x: Tensor, of: Sets, axes: list[int], gamma: Weight, beta: Weight, epsilon: float, mask: Tensor | None
+) -> Tensor:
+    """The formula over these sets, with gamma and beta along `axes`."""
+    mask = resolve_mask(owner, mask, x)
+    gamma, beta = along(owner, "gamma", gamma, axes, x), along(owner, "beta", beta, axes, x)
+    return standardize(x, of, gamma, beta, epsilon, mask)[0]
 
 
 def along(owner: str, name: str, value: Tensor | None, axes: Sequence[int], x: Tensor) -> Tensor | None:

@@ -10,6 +10,9 @@ from keras import ops
 Tensor = Any
 """A tensor of the Keras backend in use, or what `keras.ops` takes for one."""
 
+Weight = Tensor | None
+"""gamma or beta, to broadcast against x; None for 1 or 0."""
+
 
 def known_shape(x: Tensor) -> tuple[Any, ...]:
     """The sizes of `x` as numbers, None where unknown.

@@ -46,14 +46,14 @@ def ways():
     if BACKEND == "tensorflow":
         from keras_norm.kernels import tensorflow as kernel
 
-        keys = ("run", "one_pass", "on_cpu", "few_operations")
-        return {
-            "operations": dict(zip(keys, (kernel.as_operations, False, False, False), strict=True)),
-            "on a CPU": dict(zip(keys, (kernel.as_operations, False, True, False), strict=True)),
-            "few": dict(zip(keys, (kernel.as_operations, False, True, True), strict=True)),
-            "XLA": dict(zip(keys, (kernel.as_xla, False, True, False), strict=True)),
-            "XLA, one pass": dict(zip(keys, (kernel.as_xla_if_recurring, True, False, False), strict=True)),
+        by = {
+            "operations": kernel.Way(kernel.as_operations),
+            "on a CPU": kernel.Way(kernel.as_operations, on_cpu=True),
+            "few": kernel.Way(kernel.as_operations, on_cpu=True, few_operations=True),
+            "XLA": kernel.Way(kernel.as_xla, on_cpu=True),
+            "XLA, one pass": kernel.Way(kernel.as_xla_if_recurring, one_pass=True),
         }
+        return {name: {"way": way} for name, way in by.items()}
     return {"two passes": {"one_pass": False}, "one pass": {"one_pass": True}} if BACKEND == "jax" else {"": {}}
 
 
@@ -80,7 +80,7 @@ def test_every_kernel_gives_the_numbers_of_the_reference(chosen, centered, weigh
         if found[1] is not None:
             for got, expected in zip(found[1], moments, strict=True):
                 np.testing.assert_allclose(*np.broadcast_arrays(array(got), array(expected)), rtol=1e-5, atol=1e-6)
-    if options.get("few_operations"):
+    if "way" in options and options["way"].few_operations:
         handed_back = not centered
     else:
         handed_back = BACKEND == "torch" and (

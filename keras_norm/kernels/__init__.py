@@ -19,7 +19,7 @@ from keras_norm.kernels.replicas import Replicas, number_of_replicas
 from keras_norm.kernels.replicas import has_other_replicas as has_other_replicas
 from keras_norm.moments import Moments, Pool
 from keras_norm.sets import Groups, Sets, axes_except
-from keras_norm.tensors import Tensor
+from keras_norm.tensors import Tensor, Weight
 
 BACKEND = keras.backend.backend()
 kernel: Any = reference
@@ -42,14 +42,7 @@ SMALL = 2**14
 
 
 def standardize(
-    x: Tensor,
-    sets: Sets,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    epsilon: float,
-    mask: Tensor | None = None,
-    *,
-    centered: bool = True,
+    x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, mask: Any = None, *, centered: bool = True
 ) -> tuple[Tensor, Moments]:
     """gamma (x - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta, and the moments of the sets.
 
@@ -62,9 +55,7 @@ def standardize(
     return found or reference.standardize(x, sets, gamma, beta, epsilon, mask, centered=centered, pool=pool)
 
 
-def normalize(
-    x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
-) -> Tensor:
+def normalize(x: Tensor, mean: Tensor, variance: Tensor, gamma: Weight, beta: Weight, epsilon: float) -> Tensor:
     """gamma (x - mean) / sqrt(variance + epsilon) + beta, with constant moments, such as moving statistics."""
     options, y = _options(x), None
     if options is not None:
@@ -141,12 +132,13 @@ def _options(x: Tensor) -> dict[str, Any] | None:
             run, on_cpu = kernel.as_xla, False
         elif has_accelerator() or (size is not None and size >= LARGE):
             run = kernel.as_xla_if_recurring
-    return {
-        "run": run,
-        "one_pass": has_accelerator() and (is_part_of_xla or run is not kernel.as_operations),
-        "on_cpu": is_exported or (on_cpu and not is_part_of_xla),
-        "few_operations": is_exported or (is_small and on_cpu and run is kernel.as_operations),
-    }
+    way = kernel.Way(
+        run,
+        one_pass=has_accelerator() and (is_part_of_xla or run is not kernel.as_operations),
+        on_cpu=is_exported or (on_cpu and not is_part_of_xla),
+        few_operations=is_exported or (is_small and on_cpu and run is kernel.as_operations),
+    )
+    return {"way": way}
 
 
 def _in_xla() -> bool:

@@ -13,19 +13,11 @@ from keras_norm.kernels import formulas, reference
 from keras_norm.kernels.formulas import pooled, spread
 from keras_norm.moments import Moments, at_least_one, total
 from keras_norm.sets import Sets
-from keras_norm.tensors import Tensor, cast, upcast
+from keras_norm.tensors import Tensor, Weight, cast, upcast
 
 
 def standardize(
-    x: Tensor,
-    sets: Sets,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    epsilon: float,
-    *,
-    centered: bool,
-    pool: None,
-    one_pass: bool,
+    x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, *, centered: bool, pool: None, one_pass: bool
 ) -> tuple[Tensor, Moments]:
     """As `reference.standardize`. `one_pass` reads x once for both moments."""
     y, mean, variance = _standardize(x, gamma, beta, sets, epsilon, centered, one_pass)

@@ -1,22 +1,16 @@
 """The definition, operation by operation: every backend, masks, replicas, export. Gradients are the backend's."""
 
+from typing import Any
+
 from keras import ops
 
-from keras_norm.moments import Moments, Pool, moments_and_deviations
+from keras_norm.moments import Moments, moments_and_deviations
 from keras_norm.sets import Sets, merge
-from keras_norm.tensors import Tensor, cast, upcast
+from keras_norm.tensors import Tensor, Weight, cast, upcast
 
 
 def standardize(
-    x: Tensor,
-    sets: Sets,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    epsilon: float,
-    mask: Tensor | None = None,
-    *,
-    centered: bool = True,
-    pool: Pool | None = None,
+    x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, mask: Any = None, *, centered=True, pool=None
 ) -> tuple[Tensor, Moments]:
     """gamma (x - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta, and the moments of the sets."""
     batch, h = moments_and_deviations(x, sets, mask, centered, pool)  # (N, H, W, C) to (N, H, W, G, C/G)
@@ -28,9 +22,7 @@ def standardize(
     return cast(h, x.dtype), batch
 
 
-def normalize(
-    x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
-) -> Tensor:
+def normalize(x: Tensor, mean: Tensor, variance: Tensor, gamma: Weight, beta: Weight, epsilon: float) -> Tensor:
     """gamma (x - mean) / sqrt(variance + epsilon) + beta, with a mean and a variance that do not depend on x."""
     scale = ops.rsqrt(variance + epsilon)
     h = (upcast(x) - mean) * (scale if gamma is None else scale * gamma)

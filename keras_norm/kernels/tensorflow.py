@@ -5,7 +5,7 @@ x and its moments are all that is kept for the gradient.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -13,10 +13,22 @@ from keras_norm.kernels import formulas, reference
 from keras_norm.kernels.formulas import Total, pooled, spread
 from keras_norm.moments import LONG_SUM, Moments, Pool, at_least_one, total
 from keras_norm.sets import Sets, merge, split, split_axes
-from keras_norm.tensors import Tensor, at_least_float32, cast, inferred_shape, upcast
+from keras_norm.tensors import Tensor, Weight, at_least_float32, cast, inferred_shape, upcast
 
 Run = Callable[[Callable[..., Any]], Callable[..., Any]]
 """How to run a function of tensors and hashable keywords: `as_operations`, `as_xla`, `as_xla_if_recurring`."""
+
+
+class Way(NamedTuple):
+    """How the kernel goes about it."""
+
+    run: Run
+    one_pass: bool = False
+    """Reads x once for both moments, which pays where a compiler fuses what lies between."""
+    on_cpu: bool = False
+    """Allows sums as matrix products, and the fused kernel for sets that are channels."""
+    few_operations: bool = False
+    """Asks for as few operations as possible: each takes its time."""
 
 
 def as_operations(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,25 +37,13 @@ def as_operations(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def standardize(
-    x: Tensor,
-    sets: Sets,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    epsilon: float,
-    *,
-    centered: bool,
-    pool: Pool | None,
-    run: Run,
-    one_pass: bool,
-    on_cpu: bool,
-    few_operations: bool,
+    x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, *, centered: bool, pool: Pool | None, way: Way
 ) -> tuple[Tensor, Moments] | None:
     """As `reference.standardize`. Collectives, which `pool` makes, stay outside of XLA computations.
 
-    `one_pass` reads x once for both moments, which pays where a compiler fuses what lies between. `on_cpu` allows
-    sums as matrix products, and the fused kernel for sets that are channels. `few_operations` asks for as few as
-    possible, and returns None where sums are long.
+    None where few operations are asked for, and sums are long.
     """
+    run, one_pass, on_cpu, few_operations = way
     if few_operations:
         return _in_few_operations(x, sets, gamma, beta, epsilon) if centered and pool is None else None
     static = {"sets": sets, "centered": centered, "one_pass": one_pass}
@@ -73,19 +73,10 @@ def standardize(
 
 
 def normalize(
-    x: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    epsilon: float,
-    *,
-    run: Run,
-    one_pass: bool,
-    on_cpu: bool,
-    few_operations: bool,
+    x: Tensor, mean: Tensor, variance: Tensor, gamma: Weight, beta: Weight, epsilon: float, *, way: Way
 ) -> Tensor:
     """As `reference.normalize`."""
+    run, _, on_cpu, few_operations = way
     if few_operations:
         h = tf.multiply(tf.subtract(upcast(x), mean), _scale(variance, gamma, epsilon))
         return cast(h if beta is None else tf.add(h, beta), x.dtype)
@@ -100,7 +91,7 @@ def normalize(
 
 
 def _in_few_operations(
-    x: Tensor, sets: Sets, gamma: Tensor | None, beta: Tensor | None, epsilon: float
+    x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float
 ) -> tuple[Tensor, Moments] | None:
     """As `reference.standardize`. Functions of TensorFlow take numbers as they are, operators make tensors of them."""
     n, h, axes = formulas.count(x, sets), split(upcast(x), sets.groups), split_axes(sets)
@@ -117,7 +108,7 @@ def _in_few_operations(
     return cast(h if beta is None else tf.add(h, beta), x.dtype), Moments(mean, variance, n)
 
 
-def _scale(variance: Tensor, gamma: Tensor | None, epsilon: float) -> Tensor:
+def _scale(variance: Tensor, gamma: Weight, epsilon: float) -> Tensor:
     """gamma / sqrt(variance + epsilon)."""
     scale = tf.math.rsqrt(tf.add(variance, epsilon))
     return scale if gamma is None else tf.multiply(scale, gamma)
@@ -249,7 +240,7 @@ def _is_per_channel(x: Tensor, *weights: Tensor | None) -> bool:
 
 
 def _by_fused_kernel(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, variance: Tensor, epsilon: float, of_batch: bool
+    x: Tensor, gamma: Weight, beta: Weight, mean: Tensor, variance: Tensor, epsilon: float, of_batch: bool
 ) -> Tensor:
     """The formula by TensorFlow's fused kernel; `of_batch` with the gradient through the moments.
 

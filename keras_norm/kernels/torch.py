@@ -8,20 +8,13 @@ import torch
 
 from keras_norm.moments import Moments, Pool
 from keras_norm.sets import Sets
-from keras_norm.tensors import Tensor, cast, upcast
+from keras_norm.tensors import Tensor, Weight, cast, upcast
 
 Standardized = tuple[Tensor, Moments | None]
 
 
 def standardize(
-    x: Tensor,
-    sets: Sets,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    epsilon: float,
-    *,
-    centered: bool,
-    pool: Pool | None,
+    x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, *, centered: bool, pool: Pool | None
 ) -> Standardized | None:
     """As `reference.standardize`, with the moments of a batch alone; None for sets that torch has no kernel for."""
     if pool is not None or not centered:
@@ -40,16 +33,14 @@ def standardize(
     return None
 
 
-def _layer(x: Tensor, sizes: torch.Size, gamma: Tensor | None, beta: Tensor | None, epsilon: float) -> Standardized:
+def _layer(x: Tensor, sizes: torch.Size, gamma: Weight, beta: Weight, epsilon: float) -> Standardized:
     gamma, beta = (w if w is None or w.shape == sizes else w.reshape(sizes) for w in (gamma, beta))
     h = upcast(x)
     h = h - h.detach()[(..., *[slice(1)] * len(sizes))]
     return cast(torch.layer_norm(h, sizes, gamma, beta, epsilon), x.dtype), None
 
 
-def _group(
-    x: Tensor, channel: int, sets: Sets, gamma: Tensor | None, beta: Tensor | None, epsilon: float
-) -> Standardized:
+def _group(x: Tensor, channel: int, sets: Sets, gamma: Weight, beta: Weight, epsilon: float) -> Standardized:
     h = upcast(x).movedim(channel, 1)
     members = 1 if sets.groups is None else h.shape[1] // sets.groups.count
     samples = h.detach()[(slice(None), slice(None, None, members), *[slice(1)] * (h.ndim - 2))]
@@ -58,7 +49,7 @@ def _group(
     return cast(y.movedim(1, channel), x.dtype), None
 
 
-def _batch(x: Tensor, channel: int, gamma: Tensor | None, beta: Tensor | None, epsilon: float) -> Standardized | None:
+def _batch(x: Tensor, channel: int, gamma: Weight, beta: Weight, epsilon: float) -> Standardized | None:
     h = _channels_on_axis_1(upcast(x), channel)
     n = h.numel() // h.shape[1]
     if n < 2:
@@ -71,9 +62,7 @@ def _batch(x: Tensor, channel: int, gamma: Tensor | None, beta: Tensor | None, e
     return cast(_back_from_axis_1(y, x, channel), x.dtype), batch
 
 
-def normalize(
-    x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
-) -> Tensor | None:
+def normalize(x: Tensor, mean: Tensor, variance: Tensor, gamma: Weight, beta: Weight, epsilon: float) -> Tensor | None:
     """As `reference.normalize`; None where the weights are not one per channel, or need gradients of the moments."""
     channel = next((x.ndim - mean.ndim + a for a, size in enumerate(mean.shape) if size != 1), x.ndim - 1)
     needs_gradient = mean.requires_grad or variance.requires_grad

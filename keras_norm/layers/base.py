@@ -89,22 +89,12 @@ class Normalization(keras.layers.Layer):
                 f"axis={self.axis}, input_shape={tuple(input_shape)} (give the size to keras.Input)."
             )
         self.input_spec = arguments.input_spec(self._listed_axes(), input_shape)
-        if self.scale:
-            self.gamma = self._add_float32_weight(
-                "gamma",
-                sizes.values(),
-                self.gamma_initializer,
-                regularizer=self.gamma_regularizer,
-                constraint=self.gamma_constraint,
-            )
-        if self.center:
-            self.beta = self._add_float32_weight(
-                "beta",
-                sizes.values(),
-                self.beta_initializer,
-                regularizer=self.beta_regularizer,
-                constraint=self.beta_constraint,
-            )
+        for name, is_wanted in (("gamma", self.scale), ("beta", self.center)):
+            if is_wanted:
+                keywords = {
+                    role: getattr(self, f"{name}_{role}") for role in ("initializer", "regularizer", "constraint")
+                }
+                setattr(self, name, self._add_float32_weight(name, sizes.values(), **keywords))
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         x = ops.convert_to_tensor(inputs)
@@ -138,10 +128,8 @@ class Normalization(keras.layers.Layer):
 
     def _add_float32_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
         """A weight in float32 or wider, which autocasting leaves alone."""
-        dtype = at_least_float32(self.variable_dtype)
-        return self.add_weight(
-            name=name, shape=tuple(shape), initializer=initializer, dtype=dtype, autocast=False, **kwargs
-        )
+        kwargs |= {"dtype": at_least_float32(self.variable_dtype), "autocast": False}
+        return self.add_weight(name=name, shape=tuple(shape), initializer=initializer, **kwargs)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         self._affine_axes(arguments.rank_of(self._error_prefix, input_shape))

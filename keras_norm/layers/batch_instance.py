@@ -58,16 +58,8 @@ class BatchInstanceNormalization(BaseBatchNormalization):
     Reference: Nam & Kim, Batch-Instance Normalization, NeurIPS 2018, https://arxiv.org/abs/1805.07925, eq. 3 and 4.
     """
 
-    def __init__(
-        self,
-        axis: int = -1,
-        momentum: float = 0.99,
-        epsilon: float = 1e-3,
-        *args: Any,
-        rho_initializer: Any = "ones",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(axis, momentum, epsilon, *args, **kwargs)
+    def __init__(self, *args: Any, rho_initializer: Any = "ones", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.rho_initializer = initializers.get(rho_initializer)
         self.rho: Any = None
 

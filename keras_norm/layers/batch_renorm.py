@@ -59,15 +59,12 @@ class BatchRenormalization(BaseBatchNormalization):
 
     def __init__(
         self,
-        axis: int = -1,
-        momentum: float = 0.99,
-        epsilon: float = 1e-3,
         *args: Any,
         r_max: Clip = PiecewiseLinear([5_000, 40_000], [1.0, 3.0]),  # noqa: B008 (immutable)
         d_max: Clip = PiecewiseLinear([5_000, 25_000], [0.0, 5.0]),  # noqa: B008
         **kwargs: Any,
     ) -> None:
-        super().__init__(axis, momentum, epsilon, *args, **kwargs)
+        super().__init__(*args, **kwargs)
         self.r_max = self._check_clip("r_max", r_max, least=1)
         self.d_max = self._check_clip("d_max", d_max, least=0)
 

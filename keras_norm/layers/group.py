@@ -40,8 +40,8 @@ class GroupNormalization(Normalization):
     Reference: Wu & He, Group Normalization, ECCV 2018, https://arxiv.org/abs/1803.08494, eq. 7.
     """
 
-    def __init__(self, groups: int = 32, axis: int = -1, epsilon: float = 1e-3, *args: Any, **kwargs: Any) -> None:
-        super().__init__(axis, epsilon, *args, **kwargs)
+    def __init__(self, groups: int = 32, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.groups = arguments.number_of_groups(self._error_prefix, groups)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
