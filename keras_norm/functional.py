@@ -4,6 +4,7 @@ The functions default to the epsilon of the Group Normalization paper's snippet,
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from keras import ops
 
@@ -16,14 +17,7 @@ from keras_norm.tensors import Tensor, Weight, at_least_float32, cast, dtype_nam
 
 
 def group_norm(
-    x: Tensor,
-    gamma: Weight,
-    beta: Weight,
-    groups: int,
-    epsilon: float = 1e-5,
-    *,
-    axis: int = -1,
-    mask: Tensor | None = None,
+    x: Tensor, gamma: Weight, beta: Weight, groups: int, epsilon: float = 1e-5, *, axis: int = -1, mask: Any = None
 ) -> Tensor:
     r"""Standardizes each group of channels of each sample.
 
