@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_norm.moments import LONG_SUM, Moments, Pool, at_least_one, mean_of_sums, number_of_positions, total
 from keras_norm.sets import Groups, Sets, split
-from keras_norm.tensors import Tensor, inferred_shape, known_shape, upcast
+from keras_norm.tensors import Tensor, Weight, inferred_shape, known_shape, upcast
 
 Total = Callable[[Tensor, tuple[int, ...]], Tensor]
 """The sum along axes, kept as 1."""
@@ -27,19 +27,25 @@ class View(NamedTuple):
 
     x: Tensor
     sets: Sets
-    weights: list[Tensor | None]
+    weights: list[Weight]
     """gamma and beta, to broadcast against x."""
 
 
-def view(x: Tensor, sets: Sets, *weights: Tensor | None) -> View:
-    """The view of x, its sets and its weights. Axis 0 is never merged: it may be sharded, or unknown."""
+def view(x: Tensor, sets: Sets, *weights: Weight, merge_kept: bool = False) -> View:
+    """The view of x, its sets and its weights. Axis 0 is never merged: it may be sharded, or unknown.
+
+    `merge_kept` merges neighbouring kept axes too, along which no weight runs.
+    """
     sizes = known_shape(x)
     along = [[1] * len(sizes) if w is None else [1] * (len(sizes) - len(w.shape)) + list(w.shape) for w in weights]
 
     def kind(a: int) -> Any:
-        """Neighbours of one kind are merged: reduced axes, and kept axes, along which no weight runs."""
+        """Neighbours of one kind are merged."""
         is_free = a > 0 and isinstance(sizes[a], int) and all(w[a] == 1 for w in along)
-        return ("free", a in sets.axes) if is_free and not (sets.groups and a == sets.groups.axis) else a
+        is_kept = a not in sets.axes
+        if is_free and (not is_kept or merge_kept) and not (sets.groups and a == sets.groups.axis):
+            return "kept" if is_kept else "reduced"
+        return a
 
     shape: list[Any] = []
     to_view: dict[int, range] = {}

@@ -145,7 +145,7 @@ def _with_gradient_of(function: Callable[..., Any], plain: Callable[..., Any], s
 
 def _forward(x, gamma, beta, sets: Sets, centered: bool, one_pass: bool, in_total: Total, epsilon, pool, part):
     """y, and the mean, variance and number of positions of the sets of all replicas that `pool` adds."""
-    h, of_h, weights = formulas.view(x, sets, gamma, beta)
+    h, of_h, weights = formulas.view(x, sets, gamma, beta, merge_kept=True)
     if one_pass and centered and pool is None:
         mean, variance, n = formulas.one_pass_moments(h, of_h)
     else:
@@ -166,7 +166,7 @@ def _backward(
 
     without sum(dh) / n where the moments are about zero.
     """
-    h, of_h, (gamma_of_h, beta_of_h) = formulas.view(x, sets, gamma, beta)
+    h, of_h, (gamma_of_h, beta_of_h) = formulas.view(x, sets, gamma, beta, merge_kept=True)
     dy, n = tf.reshape(dy, inferred_shape(h)), at_least_one(n)
     inverse = tf.math.rsqrt(formulas.table(variance, h, of_h) + epsilon)
     mean, s = (spread(value, h, of_h.groups) for value in (formulas.table(mean, h, of_h), inverse))
