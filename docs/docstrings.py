@@ -1,5 +1,6 @@
 """Tells mkdocstrings how the docstrings of this package are written, where that differs from Google's style."""
 
+import inspect
 import re
 
 import griffe
@@ -13,6 +14,22 @@ class Docstrings(griffe.Extension):
     def on_object(self, *, obj, **kwargs):
         if obj.docstring:
             obj.docstring.value = normalized(obj.docstring.value)
+
+    def on_class_members(self, *, node, cls, **kwargs):
+        """Shows the signature that a class composes of its own arguments and those of its bases."""
+        runtime = getattr(node, "obj", None)
+        if isinstance(runtime, type) and "__signature__" in vars(runtime):
+            found = inspect.signature(runtime).parameters.values()
+            parameters = [
+                griffe.Parameter(p.name, kind=griffe.ParameterKind[p.kind.name.lower()], default=default_of(p))
+                for p in found
+            ]
+            cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(*parameters)))
+
+
+def default_of(parameter):
+    """What a signature shows after the equals sign."""
+    return None if parameter.default is inspect.Parameter.empty else repr(parameter.default)
 
 
 def normalized(docstring):

@@ -45,5 +45,9 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
             value += (self.values[i] - self.values[i - 1]) * ops.clip(way, 0.0, 1.0)
         return value
 
+    def __repr__(self) -> str:
+        """The call that makes it."""
+        return f"PiecewiseLinear(steps={self.steps}, values={self.values})"
+
     def get_config(self) -> dict[str, Any]:
         return {"steps": self.steps, "values": self.values}

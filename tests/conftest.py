@@ -1,11 +1,16 @@
 """Quiet logs, float64 on JAX, the same random numbers in each test, and how normalizations run."""
 
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 
 import pytest
+
+# For benchmarks/, behind the installed package, which is what is tested.
+sys.path.append(str(Path(__file__).parent.parent))
 
 
 def pytest_addoption(parser):

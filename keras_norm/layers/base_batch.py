@@ -86,8 +86,9 @@ class BaseBatchNormalization(Normalization):
         """The formula with the statistics of the batch, which the moving ones follow; and these statistics."""
         mask = arguments.resolve_mask(self._error_prefix, mask, x)
         gamma, beta = self._per_channel(gamma, x), self._per_channel(beta, x)
-        y, batch = kernels.standardize(x, self._sets(x), gamma, beta, self.epsilon, mask)
-        self._update_moving_statistics(batch)
+        of = self._sets(x)
+        y, batch = kernels.standardize(x, of, gamma, beta, self.epsilon, mask)
+        self._update_moving_statistics(batch, of)
         return y, batch
 
     def _sets(self, x: Tensor) -> Sets:
@@ -104,7 +105,7 @@ class BaseBatchNormalization(Normalization):
         """A value per channel, shaped to broadcast against `x`."""
         return along(self._error_prefix, "weights", values, self._affine_axes(len(x.shape)), x)
 
-    def _update_moving_statistics(self, batch: Moments) -> None:
+    def _update_moving_statistics(self, batch: Moments, of: Sets) -> None:
         """Moves the moving statistics towards the mean over all sets of a channel that have a position."""
         # Squares beyond float32 saturate: a moving statistic would keep an infinity.
         mean, variance, count = batch.mean, ops.minimum(batch.variance, 3e38), batch.count
@@ -115,7 +116,7 @@ class BaseBatchNormalization(Normalization):
         seen = ops.cast(count > 0, mean.dtype) * ops.ones_like(mean)
         # A set without positions adds 0 to all three sums.
         sums = (ops.sum(ops.reshape(value, (-1, self.moving_mean.shape[0])), 0) for value in (mean, variance, seen))
-        mean, variance, seen = kernels.sum_over_replicas(tuple(sums))
+        mean, variance, seen = sums if of.replicas is None else kernels.sum_over_replicas(tuple(sums))
         sets_seen = ops.maximum(seen, 1.0)
         self._assign(mean / sets_seen, variance / sets_seen, seen > 0)
 

@@ -48,10 +48,10 @@ class MeanOnlyBatchNormalization(BaseBatchNormalization):
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         x = upcast(x)
         if self._uses_the_batch(training):
-            sets, mask = self._sets(x), arguments.resolve_mask(self._error_prefix, mask, x)
-            batch, y = kernels.moments_and_deviations(x, sets, mask)
-            y = merge(y, x, sets.groups)
-            self._update_moving_statistics(batch)
+            of, mask = self._sets(x), arguments.resolve_mask(self._error_prefix, mask, x)
+            batch, y = kernels.moments_and_deviations(x, of, mask)
+            y = merge(y, x, of.groups)
+            self._update_moving_statistics(batch, of)
         else:
             y = x - self._per_channel(self.moving_mean, x)
         return y if self.beta is None else y + self._per_channel(self.beta, x)

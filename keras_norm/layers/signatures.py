@@ -32,7 +32,8 @@ def describe(cls: type, root: type, without: frozenset[str] = frozenset()) -> No
     cls.__signature__ = _OfTheClass(signature)  # type: ignore[attr-defined]
     if cls.__doc__:
         entries = [entry for base in bases for entry in _entries(vars(base).get("__doc__") or "")]
-        lines = "".join(_chosen(entries, [*found, "**kwargs"]))
+        names = [f"**{name}" if name == "kwargs" else name for name in signature.parameters]
+        lines = "".join(_chosen(entries, names))
         cls.__doc__ = _ARGS.sub(lambda _: f"Args:\n{lines}", inspect.cleandoc(cls.__doc__), count=1)
 
 
