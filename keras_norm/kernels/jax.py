@@ -65,16 +65,16 @@ def _tangent(sets: Sets, epsilon: float, centered: bool, primals, tangents):
     @partial(jax.checkpoint, prevent_cse=False)  # keeps its arguments, and computes u again
     def linear(x, gamma, mean, variance, tx, tgamma, tbeta):
         s, u, tx = jax.lax.rsqrt(variance + epsilon), upcast(x) - mean, upcast(tx)
-        # The factors of 1, u and tx: those of 1 and u are one per set, or per channel of a set, where gamma is.
-        of_1 = -s * mean_of_set(tx) if centered else 0.0
-        of_u = -(s**3) * mean_of_set(tx * u)
+        # ty = tx s gamma + u slope + offset, with one slope and offset per set, or per channel of a set
+        offset = -s * mean_of_set(tx) if centered else 0.0
+        slope = -(s**3) * mean_of_set(tx * u)
         if gamma is not None:
-            of_1, of_u = gamma * of_1, gamma * of_u
+            offset, slope = gamma * offset, gamma * slope
         if tgamma is not None:
-            of_u = of_u + s * tgamma
+            slope = slope + s * tgamma
         if tbeta is not None:
-            of_1 = of_1 + tbeta
-        return tx * (s if gamma is None else s * gamma) + u * of_u + of_1
+            offset = offset + tbeta
+        return tx * (s if gamma is None else s * gamma) + u * slope + offset
 
     ty = linear(x, gamma, mean, variance, *tangents[:3])
     return _normalize(*primals, sets, epsilon, centered), cast(ty, x.dtype)

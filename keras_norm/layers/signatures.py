@@ -33,7 +33,7 @@ def describe(cls: type, root: type, without: frozenset[str] = frozenset()) -> No
     if cls.__doc__:
         entries = [entry for base in bases for entry in _entries(vars(base).get("__doc__") or "")]
         names = [f"**{name}" if name == "kwargs" else name for name in signature.parameters]
-        lines = "".join(_chosen(entries, names))
+        lines = "".join(_entries_for(entries, names))
         cls.__doc__ = _ARGS.sub(lambda _: f"Args:\n{lines}", inspect.cleandoc(cls.__doc__), count=1)
 
 
@@ -57,7 +57,7 @@ def _entries(doc: str) -> list[tuple[list[str], str]]:
     return [(names.split(", "), text.rstrip()) for names, text in split]
 
 
-def _chosen(entries: list[tuple[list[str], str]], names: list[str]) -> list[str]:
+def _entries_for(entries: list[tuple[list[str], str]], names: list[str]) -> list[str]:
     """The first entry about each name, in the order of the names."""
     lines, left = [], set(names)
     for name in names:
