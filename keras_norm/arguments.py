@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_norm.tensors import Tensor, inferred_shape, known_shape
+from keras_norm.tensors import Tensor, at_least_float32, cast, inferred_shape, known_shape
 
 
 def integer(owner: str, name: str, value: Any) -> int:
@@ -178,3 +178,19 @@ def resolve_mask(owner: str, mask: Tensor | None, x: Tensor) -> Tensor | None:
         )
     mask = ops.reshape(ops.cast(mask, "bool"), (*inferred_shape(mask), *[1] * missing))
     return ops.broadcast_to(mask, ops.shape(x))
+
+
+def resolve_weight(owner: str, name: str, value: Tensor | None, axes: Sequence[int], x: Tensor) -> Tensor | None:
+    """gamma, beta or another value per position of `axes`, shaped to broadcast against `x`."""
+    if value is None:
+        return None
+    value, shape = ops.convert_to_tensor(value), known_shape(x)
+    sizes = tuple(shape[a] for a in axes)
+    if known_shape(value) != sizes:
+        raise ValueError(
+            f"{owner}: {name} must have one value for each position of the axes it scales. "
+            f"Received: {name}.shape={known_shape(value)}, sizes={sizes} of axes={tuple(axes)}."
+        )
+    if axes[0] + len(axes) < len(shape):  # trailing axes broadcast as they are
+        value = ops.reshape(value, [size if a in axes else 1 for a, size in enumerate(shape)])
+    return cast(value, at_least_float32(x.dtype))

@@ -9,7 +9,14 @@ from typing import Any
 from keras import ops
 
 from keras_norm import sets
-from keras_norm.arguments import resolve_axes, resolve_axis, resolve_channel_axis, resolve_groups, resolve_mask
+from keras_norm.arguments import (
+    resolve_axes,
+    resolve_axis,
+    resolve_channel_axis,
+    resolve_groups,
+    resolve_mask,
+    resolve_weight,
+)
 from keras_norm.kernels import normalize, standardize
 from keras_norm.moments import Moments
 from keras_norm.sets import Sets
@@ -140,7 +147,10 @@ def batch_norm(
     if statistics is None:
         return _standardize("batch_norm", x, sets.batch(x, axis), [axis], gamma, beta, epsilon, mask)
     mask = resolve_mask("batch_norm", mask, x)
-    gamma, beta = along("batch_norm", "gamma", gamma, [axis], x), along("batch_norm", "beta", beta, [axis], x)
+    gamma, beta = (
+        resolve_weight("batch_norm", "gamma", gamma, [axis], x),
+        resolve_weight("batch_norm", "beta", beta, [axis], x),
+    )
     mean, variance = (cast(ops.convert_to_tensor(m), at_least_float32(x.dtype)) for m in statistics[:2])
     y = normalize(select(x, mask), mean, variance, gamma, beta, epsilon)
     return y if mask is None else ops.where(mask, y, 0.0 if beta is None else cast(beta, x.dtype))
@@ -151,24 +161,8 @@ def _standardize(
 ) -> Tensor:
     """The formula over these sets, with gamma and beta along `axes`."""
     mask = resolve_mask(owner, mask, x)
-    gamma, beta = along(owner, "gamma", gamma, axes, x), along(owner, "beta", beta, axes, x)
+    gamma, beta = resolve_weight(owner, "gamma", gamma, axes, x), resolve_weight(owner, "beta", beta, axes, x)
     return standardize(x, of, gamma, beta, epsilon, mask)[0]
-
-
-def along(owner: str, name: str, value: Tensor | None, axes: Sequence[int], x: Tensor) -> Tensor | None:
-    """gamma, beta or another value per position of `axes`, shaped to broadcast against `x`."""
-    if value is None:
-        return None
-    value, shape = ops.convert_to_tensor(value), known_shape(x)
-    sizes = tuple(shape[a] for a in axes)
-    if known_shape(value) != sizes:
-        raise ValueError(
-            f"{owner}: {name} must have one value for each position of the axes it scales. "
-            f"Received: {name}.shape={known_shape(value)}, sizes={sizes} of axes={tuple(axes)}."
-        )
-    if axes[0] + len(axes) < len(shape):  # trailing axes broadcast as they are
-        value = ops.reshape(value, [size if a in axes else 1 for a, size in enumerate(shape)])
-    return cast(value, at_least_float32(x.dtype))
 
 
 def _floating(x: Tensor) -> Tensor:

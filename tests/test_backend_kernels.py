@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_norm import kernels, sets
-from keras_norm.functional import along
+from keras_norm.arguments import resolve_weight
 from keras_norm.kernels import reference as definition
 from keras_norm.layers.base import Normalization
 from keras_norm.layers.base_batch import BaseBatchNormalization
@@ -99,7 +99,7 @@ def test_gradients_of_every_kernel_are_those_of_the_reference(chosen, dtype, opt
         kernel = staticmethod(definition.standardize)
 
         def _normalize(self, x, training, mask):
-            weights = (along("Fixed", "w", w, [len(x.shape) - 1], x) for w in (self.gamma, self.beta))
+            weights = (resolve_weight("Fixed", "w", w, [len(x.shape) - 1], x) for w in (self.gamma, self.beta))
             return self.kernel(x, SETS[chosen](x, 3), *weights, self.epsilon)[0]
 
     class Fast(Fixed):
@@ -188,7 +188,7 @@ class RootMeanSquare(Normalization):
 
     def _normalize(self, x, training, mask):
         axes = self._affine_axes(len(x.shape))
-        gamma = along("RootMeanSquare", "gamma", self.gamma, axes, x)
+        gamma = resolve_weight("RootMeanSquare", "gamma", self.gamma, axes, x)
         return kernels.standardize(x, sets.along(axes), gamma, None, self.epsilon, centered=False)[0]
 
 

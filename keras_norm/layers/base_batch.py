@@ -8,7 +8,6 @@ import keras
 from keras import initializers, ops
 
 from keras_norm import arguments, kernels, sets
-from keras_norm.functional import along
 from keras_norm.layers.base import Normalization
 from keras_norm.moments import Moments
 from keras_norm.sets import Sets
@@ -103,7 +102,7 @@ class BaseBatchNormalization(Normalization):
 
     def _per_channel(self, values: Tensor | None, x: Tensor) -> Tensor | None:
         """A value per channel, shaped to broadcast against `x`."""
-        return along(self._error_prefix, "weights", values, self._affine_axes(len(x.shape)), x)
+        return arguments.resolve_weight(self._error_prefix, "weights", values, self._affine_axes(len(x.shape)), x)
 
     def _update_moving_statistics(self, batch: Moments, of: Sets) -> None:
         """Moves the moving statistics towards the mean over all sets of a channel that have a position."""
