@@ -49,7 +49,7 @@ def standardize(
     gamma and beta broadcast against x. A kernel may leave out the moments (None) of sets that lie within a sample.
     """
     pool, found = _pool(sets), None
-    options = None if mask is not None else _options(x)
+    options = None if mask is not None else _options(x, pool)
     if options is not None:
         found = kernel.standardize(x, sets, gamma, beta, epsilon, centered=centered, pool=pool, **options)
     return found or reference.standardize(x, sets, gamma, beta, epsilon, mask, centered=centered, pool=pool)
@@ -112,10 +112,11 @@ def _pool(sets: Sets) -> Pool | None:
     return Replicas(1 if sets.replicas is None else number_of_replicas() // sets.replicas)
 
 
-def _options(x: Tensor) -> dict[str, Any] | None:
+def _options(x: Tensor, pool: Pool | None = None) -> dict[str, Any] | None:
     """How the kernel runs on `x`: whether it reads x once for both moments and, on TensorFlow, what it compiles.
 
     None where the reference runs: while torch records a graph in which sizes are symbols, and for empty batches there.
+    Where `pool` crosses replicas nothing depends on the size of x: shards differ, but all make the same collectives.
     """
     if BACKEND == "jax":
         return {"one_pass": has_accelerator()}
@@ -125,7 +126,7 @@ def _options(x: Tensor) -> dict[str, Any] | None:
         return None
     mode, is_part_of_xla, is_exported = compilation.mode(), _in_xla(), not tf.executing_eagerly() and in_export()
     size, on_cpu = x.shape.num_elements(), not has_accelerator()
-    is_small = tf.executing_eagerly() or (size is not None and size <= SMALL)
+    is_small = tf.executing_eagerly() or (pool is None and size is not None and size <= SMALL)
     run = kernel.as_operations
     if not (mode == "never" or is_part_of_xla or is_exported):
         if mode == "always":
