@@ -1,7 +1,6 @@
 """Shapes and dtypes of tensors, on every backend."""
 
 import warnings
-from functools import cache
 from typing import Any
 
 import keras
@@ -37,13 +36,16 @@ def inferred_shape(x: Tensor) -> tuple[Any, ...]:
     return tuple(ops.shape(x))
 
 
-@cache
+_NAMES: dict[Any, str] = {}
+
+
 def dtype_name(dtype: Any) -> str:
     """The name of a backend's dtype. Keras looks it up in 2 microseconds, a dozen times a call."""
-    return keras.backend.standardize_dtype(dtype)
+    if dtype not in _NAMES:  # `functools.cache` is no part of what torch compiles
+        _NAMES[dtype] = keras.backend.standardize_dtype(dtype)
+    return _NAMES[dtype]
 
 
-@cache
 def at_least_float32(dtype: Any) -> str:
     """`dtype`, or float32 where it is narrower or holds integers."""
     # Not `keras.backend.result_type`, which takes float64 for float32 on JAX and torch.
