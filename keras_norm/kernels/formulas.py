@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_norm.moments import LONG_SUM, Moments, Pool, at_least_one, mean_of_sums, number_of_positions, total
 from keras_norm.sets import Groups, Sets, split
-from keras_norm.tensors import Tensor, Weight, inferred_shape, known_shape, upcast
+from keras_norm.tensors import Tensor, Weight, at_least_float32, inferred_shape, known_shape, upcast
 
 Total = Callable[[Tensor, tuple[int, ...]], Tensor]
 """The sum along axes, kept as 1."""
@@ -132,7 +132,7 @@ def two_pass_moments(
     squares: Callable[..., Tensor] = squares,
 ) -> Moments:
     """The moments, by one pass over x for the mean and one for the variance."""
-    n, origin = count(x, sets), ops.zeros([1] * len(x.shape))
+    n, origin = count(x, sets), ops.zeros([1] * len(x.shape), at_least_float32(x.dtype))
     if centered:
         mean, _ = mean_of_table(pooled(sums(x, axes=sets.axes), sets.groups), n, pool)
         origin = spread(mean, x, sets.groups)

@@ -46,16 +46,17 @@ def standardize(
     run, one_pass, on_cpu, few_operations = way
     if few_operations:
         return _in_few_operations(x, sets, gamma, beta, epsilon) if centered and pool is None else None
-    static = {"sets": sets, "centered": centered, "one_pass": one_pass}
-    static["in_total"] = total_by_products if on_cpu and run is as_operations else total
-    if on_cpu and pool is None and sets == Sets(_all_but_last(x)) and _is_per_channel(x, gamma, beta):
-        mean, variance = run(_moments_of_channels)(x, **static)
+    in_total = total_by_products if on_cpu and run is as_operations else total
+    is_batch = centered and pool is None and sets == Sets(tuple(range(len(x.shape) - 1)))
+    if on_cpu and is_batch and _is_per_channel(x, gamma, beta):
+        mean, variance = run(_moments_of_channels)(x, sets=sets, in_total=in_total)
         y = _by_fused_kernel(x, gamma, beta, mean, variance, epsilon, of_batch=True)
         return y, Moments(mean, variance, formulas.count(x, sets))
     dtype = at_least_float32(x.dtype)
     gamma = tf.ones([1], dtype) if gamma is None else tf.convert_to_tensor(gamma)  # a variable is no tensor
     beta = tf.zeros([1], dtype) if beta is None else tf.convert_to_tensor(beta)
     whole, part = (run, as_operations) if pool is None else (as_operations, run)
+    static = {"sets": sets, "centered": centered, "one_pass": one_pass, "in_total": in_total}
     static |= {"epsilon": epsilon, "pool": pool, "part": part}
 
     @tf.custom_gradient
@@ -186,11 +187,11 @@ def _backward_from_x(x, gamma, beta, mean, variance, n, dy, part, **static):
     return _backward(x, gamma, beta, mean, variance, n, dy, part=as_operations, **static)
 
 
-def _moments_of_channels(x, sets: Sets, centered: bool, one_pass: bool, in_total: Total) -> tuple[Tensor, Tensor]:
+def _moments_of_channels(x, sets: Sets, in_total: Total) -> list[Tensor]:
+    """Mean and variance of each channel, as vectors."""
     h, of_h, _ = formulas.view(x, sets)
     parts = (functools.partial(function, in_total=in_total) for function in (_sums, _squares))
-    mean, variance, _ = formulas.two_pass_moments(h, of_h, centered, None, *parts)
-    return tf.reshape(mean, [x.shape[-1]]), tf.reshape(variance, [x.shape[-1]])
+    return [tf.reshape(moment, [-1]) for moment in formulas.two_pass_moments(h, of_h, True, None, *parts)[:2]]
 
 
 def _sums(x: Tensor, axes: tuple[int, ...], in_total: Total) -> Tensor:
@@ -224,10 +225,6 @@ def _sum_to(x: Tensor, weight: Tensor) -> Tensor:
     """The sum of `x` along all axes on which the weight has size 1: the gradient of a broadcast."""
     axes = tuple(a for a, size in enumerate(weight.shape) if size == 1 and x.shape[a] != 1)
     return tf.broadcast_to(total(x, axes) if axes else x, weight.shape)
-
-
-def _all_but_last(x: Tensor) -> tuple[int, ...]:
-    return tuple(range(len(x.shape) - 1))
 
 
 def _is_per_channel(x: Tensor, *weights: Tensor | None) -> bool:

@@ -1,7 +1,7 @@
-"""torch: its own kernels, gradients included, for the sets that it has kernels for.
+"""torch: its own kernels and their gradients, for batches, groups, channels and trailing axes.
 
-They compute x scale + (beta - mean scale), which cancels where the mean is large. So a sample of each set is subtracted
-first; no output or gradient depends on it.
+They compute x scale + (beta - mean scale), which cancels where the mean is large. For groups, channels and trailing axes
+we therefore subtract one value of each set first. Neither outputs nor gradients depend on it.
 """
 
 import torch
