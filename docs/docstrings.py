@@ -16,7 +16,7 @@ class Docstrings(griffe.Extension):
             obj.docstring.value = normalized(obj.docstring.value)
 
     def on_class_members(self, *, node, cls, **kwargs):
-        """Shows the signature that a class composes of its own arguments and those of its bases."""
+        """Shows the full signature of a class, inherited arguments included."""
         runtime = getattr(node, "obj", None)
         if isinstance(runtime, type) and "__signature__" in vars(runtime):
             found = inspect.signature(runtime).parameters.values()

@@ -147,10 +147,7 @@ def batch_norm(
     if statistics is None:
         return _standardize("batch_norm", x, sets.batch(x, axis), [axis], gamma, beta, epsilon, mask)
     mask = resolve_mask("batch_norm", mask, x)
-    gamma, beta = (
-        resolve_weight("batch_norm", "gamma", gamma, [axis], x),
-        resolve_weight("batch_norm", "beta", beta, [axis], x),
-    )
+    gamma, beta = _weights("batch_norm", gamma, beta, [axis], x)
     mean, variance = (cast(ops.convert_to_tensor(m), at_least_float32(x.dtype)) for m in statistics[:2])
     y = normalize(select(x, mask), mean, variance, gamma, beta, epsilon)
     return y if mask is None else ops.where(mask, y, 0.0 if beta is None else cast(beta, x.dtype))
@@ -161,8 +158,12 @@ def _standardize(
 ) -> Tensor:
     """The formula over these sets, with gamma and beta along `axes`."""
     mask = resolve_mask(owner, mask, x)
-    gamma, beta = resolve_weight(owner, "gamma", gamma, axes, x), resolve_weight(owner, "beta", beta, axes, x)
-    return standardize(x, of, gamma, beta, epsilon, mask)[0]
+    return standardize(x, of, *_weights(owner, gamma, beta, axes, x), epsilon, mask)[0]
+
+
+def _weights(owner: str, gamma: Weight, beta: Weight, axes: list[int], x: Tensor) -> tuple[Weight, Weight]:
+    """gamma and beta along `axes`, to broadcast against `x`."""
+    return resolve_weight(owner, "gamma", gamma, axes, x), resolve_weight(owner, "beta", beta, axes, x)
 
 
 def _floating(x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ _NAMES: dict[Any, str] = {}
 
 def dtype_name(dtype: Any) -> str:
     """The name of a backend's dtype. Keras looks it up in 2 microseconds, a dozen times a call."""
-    if dtype not in _NAMES:  # `functools.cache` is no part of what torch compiles
+    if dtype not in _NAMES:  # torch.compile warns of `functools.cache`
         _NAMES[dtype] = keras.backend.standardize_dtype(dtype)
     return _NAMES[dtype]
 

@@ -1,4 +1,4 @@
-"""What a layer's call is replaced by for a while, and that it comes back."""
+"""Interception of a layer's call, and its end."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Several replicas against one device on the global batch; each number of replicas runs in a process of its own."""
+"""Several replicas against one device on the global batch. Each number of replicas runs in a separate process."""
 
 from functools import cache
 from typing import NamedTuple

@@ -18,7 +18,7 @@ from keras_norm.kernels import reference
 from keras_norm.kernels.replicas import Replicas, number_of_replicas
 from keras_norm.kernels.replicas import has_other_replicas as has_other_replicas
 from keras_norm.moments import Moments, Pool
-from keras_norm.sets import Groups, Sets, axes_except
+from keras_norm.sets import Groups, Sets, axes_except, batch
 from keras_norm.tensors import Tensor, Weight
 
 BACKEND = keras.backend.backend()
@@ -78,23 +78,22 @@ def sum_over_replicas(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return Replicas()(tensors)
 
 
-def resolve_replicas(owner: str, x: Tensor, sets: Sets) -> Sets:
-    """The sets of a batch, for the number of replicas here, which `sets.replicas` must divide.
+def batch_of_replicas(owner: str, x: Tensor, axis: int, synchronized: bool | int) -> Sets:
+    """A set per channel, of the batch of this replica, of all (True), or of `synchronized` neighbouring ones.
 
     On JAX a batch is one array on all devices, and the samples of k neighbouring replicas are neighbours in it.
     """
-    if sets.replicas == 1:
-        return sets
-    number = number_of_replicas()
-    groups = resolve_groups_of_replicas(owner, sets.replicas, number)
+    number = number_of_replicas() if synchronized else 1
+    if number == 1:
+        return batch(x, axis)
+    replicas = None if synchronized is True else synchronized
+    groups = resolve_groups_of_replicas(owner, replicas, number)
     if BACKEND != "jax":
-        return sets if number > 1 else sets._replace(replicas=1)
-    sets = sets._replace(replicas=1)
+        return batch(x, axis, replicas)
     if groups == 1:
-        return sets
-    (channel,) = axes_except(x, *sets.axes)
-    check_runs_of_samples(owner, groups, channel, x.shape[0])
-    return Sets(tuple(a for a in sets.axes if a != 0), Groups(0, groups))
+        return batch(x, axis)
+    check_runs_of_samples(owner, groups, axis, x.shape[0])
+    return Sets(axes_except(x, 0, axis), Groups(0, groups))
 
 
 @cache

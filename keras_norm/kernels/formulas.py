@@ -6,7 +6,7 @@ small table, where the paper's snippet reshapes x.
 
 from collections.abc import Callable
 from itertools import groupby
-from math import prod
+from math import isqrt, prod
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -69,9 +69,11 @@ def view(x: Tensor, sets: Sets, *weights: Weight, merge_kept: bool = False) -> V
 
 def _runs(size: int) -> list[int]:
     """`size` as a product of a number of runs and their length."""
-    number = next(k for k in range(1, size + 1) if size % k == 0 and size // k <= LONG_SUM) if size else 1
-    length = size // number
-    return [number, length] if 1 < number <= 8 * length else [size]
+    if size > LONG_SUM:
+        for number in range(2, isqrt(8 * size) + 1):  # at most eight times as many runs as a run is long
+            if size % number == 0 and size // number <= LONG_SUM:
+                return [number, size // number]
+    return [size]
 
 
 def table(values: Tensor, x: Tensor, sets: Sets) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the layers share whose sets run through the batch: moving statistics for inference."""
+"""Moving statistics: what the layers share whose sets run through the batch."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import initializers, ops
 
-from keras_norm import arguments, kernels, sets
+from keras_norm import arguments, kernels
 from keras_norm.layers.base import Normalization
 from keras_norm.moments import Moments
 from keras_norm.sets import Sets
@@ -25,10 +25,10 @@ class BaseBatchNormalization(Normalization):
     Keras. An empty batch, and a channel that is masked everywhere, leaves the moving statistics as they were.
 
     Replicas are those of a `tf.distribute` strategy, or the ranks of `torch.distributed` (so every rank must take
-    each training step). The batch is the replica's own part, and the moving statistics follow the mean of the
+    each training step). The batch is the per-replica batch, and the moving statistics follow the mean of the
     statistics of all replicas that saw a position; they are the same on every replica. With `synchronized=True` the
-    batch is the global batch of all replicas: two collectives a step, of sums and then of centred squares, exact for
-    parts of any size. With `synchronized=k` it is that of a group of k neighbouring replicas, and the moving
+    batch is the global batch of all replicas: two collectives a step, of sums and then of squared deviations, exact for
+    shards of any size. With `synchronized=k` it is that of a group of k neighbouring replicas, and the moving
     statistics follow the mean over the groups; k must divide the number of replicas, unless there is only one.
 
     On JAX under `keras.distribution` a batch is one array on all devices. It is the global batch with `synchronized`
@@ -93,8 +93,7 @@ class BaseBatchNormalization(Normalization):
     def _sets(self, x: Tensor) -> Sets:
         """A set per channel, of the batch that replicas share."""
         (axis,) = self._affine_axes(len(x.shape))
-        replicas = None if self.synchronized is True else int(self.synchronized) or 1
-        return kernels.resolve_replicas(self._error_prefix, x, sets.batch(x, axis, replicas))
+        return kernels.batch_of_replicas(self._error_prefix, x, axis, self.synchronized)
 
     def _moving_moments(self, x: Tensor) -> Moments:
         """The moving statistics, shaped to broadcast against `x`."""
@@ -124,7 +123,8 @@ class BaseBatchNormalization(Normalization):
         shape = tuple(self.moving_mean.shape)
         if math.prod(moment.shape) == shape[0]:
             return moment if tuple(moment.shape) == shape else ops.reshape(moment, shape)
-        return ops.mean(ops.reshape(moment, (-1, *shape)), 0)
+        rows = ops.reshape(moment, (-1, *shape))
+        return ops.sum(rows, 0) / rows.shape[0]  # `ops.mean` is float32 on torch
 
     def _assign(self, mean: Tensor, variance: Tensor, where: Tensor | None = None) -> None:
         """One step of the moving averages, in the channels `where` there is one."""

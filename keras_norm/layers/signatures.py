@@ -10,7 +10,7 @@ _ENTRY = re.compile(r"^    (?=\S)", re.MULTILINE)
 
 
 def describe(cls: type, root: type, without: frozenset[str] = frozenset()) -> None:
-    """Gives `cls` the signature and the `Args:` of its own `__init__` and of those of its bases up to `root`.
+    """Lists the arguments of `cls` and of its bases up to `root` in its signature and under `Args:`.
 
     `help(cls)`, Shift-Tab in a notebook and the API page then list every argument, with its default and a line on it.
     `without` names the arguments of a base that `cls` sets itself.

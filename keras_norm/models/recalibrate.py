@@ -179,8 +179,7 @@ def _record(
         return call(inputs, training=False, mask=mask)
     # `predict` runs on several replicas only on TensorFlow. The ranks of torch must not wait for each other.
     if layer.synchronized and backend.backend() == "tensorflow":
-        of_replicas = sets.batch(x, axis, None if layer.synchronized is True else int(layer.synchronized))
-        batch = kernels.moments(x, kernels.resolve_replicas(OWNER, x, of_replicas), mask_of_x)
+        batch = kernels.moments(x, kernels.batch_of_replicas(OWNER, x, axis, layer.synchronized), mask_of_x)
     # Inference mode with the moments of the batch as moving statistics. The scope hides an outer one, so it gets all
     # variables.
     state = {id(variable): (variable, variable.value) for variable in layer.variables}
