@@ -1,7 +1,7 @@
 """torch: its own kernels and their gradients, for batches, groups, channels and trailing axes.
 
-They compute x scale + (beta - mean scale), which cancels where the mean is large. So we first subtract one value of each
-group, channel or run of trailing axes. Neither outputs nor gradients depend on it.
+They compute x scale + (beta - mean scale), which cancels where the mean is large. So we first subtract one value of
+each group, channel or run of trailing axes. Neither outputs nor gradients depend on it.
 """
 
 import torch
