@@ -18,6 +18,14 @@ def integer(owner: str, name: str, value: Any) -> int:
     return int(value)
 
 
+def integer_or_several(owner: str, name: str, value: Any) -> int | Sequence[int]:
+    """`value` as an int, or as the sequence of ints that it is."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        kind: Any = type(value)  # a config keeps a tuple a tuple
+        return kind(integer(owner, name, v) for v in value)
+    return integer(owner, name, value)
+
+
 def boolean(owner: str, name: str, value: Any) -> bool:
     """`value` as a bool."""
     if value not in (True, False):
@@ -35,6 +43,13 @@ def boolean_or_count(owner: str, name: str, value: Any) -> bool | int:
         )
     if value < 1:
         raise ValueError(f"{owner}: {name} must be positive where it is a number. Received: {name}={value}.")
+    return int(value)
+
+
+def positive_integer(owner: str, name: str, value: Any) -> int:
+    """`value` as an int above 0."""
+    if integer(owner, name, value) < 1:
+        raise ValueError(f"{owner}: {name} must be positive. Received: {name}={value}.")
     return int(value)
 
 
@@ -149,6 +164,19 @@ def resolve_channel_axis(owner: str, axis: int, rank: int) -> int:
             f"Received: axis={axis} for an input of rank {rank} (inputs are (batch, ..., channels))."
         )
     return channel_axis
+
+
+def check_style(owner: str, content_shape: Sequence[int | None], style_shape: Sequence[int | None], axis: int) -> None:
+    """Refuses a style that has not the rank, the samples and the channels of the content."""
+    if len(style_shape) == len(content_shape):
+        pairs = [(content_shape[a], style_shape[a]) for a in (0, axis)]
+        if all(None in pair or pair[0] == pair[1] for pair in pairs):
+            return
+    raise ValueError(
+        f"{owner}: style must have the rank, the samples and the channels of the content. Received: "
+        f"content.shape={tuple(content_shape)}, style.shape={tuple(style_shape)}, axis={axis} "
+        "(repeat one style for a batch)."
+    )
 
 
 def input_spec(axes: Sequence[int], input_shape: Sequence[int | None]) -> keras.layers.InputSpec:

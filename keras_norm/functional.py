@@ -4,12 +4,14 @@ The functions default to the epsilon of the Group Normalization paper's snippet,
 """
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from keras import ops
 
 from keras_norm import sets
 from keras_norm.arguments import (
+    check_style,
     resolve_axes,
     resolve_axis,
     resolve_channel_axis,
@@ -17,7 +19,7 @@ from keras_norm.arguments import (
     resolve_mask,
     resolve_weight,
 )
-from keras_norm.kernels import normalize, standardize
+from keras_norm.kernels import moments, normalize, standardize
 from keras_norm.moments import Moments
 from keras_norm.sets import Sets
 from keras_norm.tensors import Tensor, Weight, at_least_float32, cast, dtype_name, known_shape, select
@@ -153,12 +155,136 @@ def batch_norm(
     return y if mask is None else ops.where(mask, y, 0.0 if beta is None else cast(beta, x.dtype))
 
 
+def rms_norm(
+    x: Tensor,
+    gamma: Weight,
+    epsilon: float = 1e-6,
+    *,
+    axis: int | Sequence[int] = -1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Divides by the root mean square over `axis`, independently for each index of the other axes.
+
+        S_i = {k : k_a = i_a on every axis a that is not in `axis`}
+        y_i = gamma x_i / sqrt(mean(S_i^2) + epsilon)
+
+    The sets are those of `layer_norm`, and the moments are about zero.
+
+    Args:
+        x: input of rank 2 or more.
+        gamma: of the sizes of `axis`, in the order of the axes; or None.
+        epsilon: added to the mean square.
+        axis: the axis or axes to average over.
+        mask: as in `group_norm`.
+
+    Returns, raises: as `group_norm`; 0 at masked positions.
+
+    Example:
+        >>> y = rms_norm(np.array([[3.0, 4.0, 0.0, 0.0]]), gamma=None)
+        >>> np.round(y, 2)
+        array([[1.2, 1.6, 0. , 0. ]])
+
+    Reference: Zhang & Sennrich, Root Mean Square Layer Normalization, NeurIPS 2019,
+        https://arxiv.org/abs/1910.07467, eq. 4.
+    """
+    x = _floating(x)
+    axes = resolve_axes("rms_norm", axis, len(x.shape))
+    return _standardize("rms_norm", x, sets.along(axes), axes, gamma, None, epsilon, mask, centered=False)
+
+
+def filter_response_norm(
+    x: Tensor, gamma: Weight, beta: Weight, epsilon: Any = 1e-6, *, axis: int = -1, mask: Tensor | None = None
+) -> Tensor:
+    r"""Divides each channel of each sample by its root mean square.
+
+        S_i = {k : k_N = i_N, k_C = i_C}
+        y_i = gamma_c x_i / sqrt(mean(S_i^2) + epsilon) + beta_c
+
+    The sets are those of `instance_norm`, and the moments are about zero.
+
+    Args:
+        x, gamma, beta, axis, mask: as in `group_norm`.
+        epsilon: added to the mean square: a number, or a value per channel of shape `(C,)`.
+
+    Returns, raises: as `group_norm`.
+
+    Example:
+        >>> y = filter_response_norm(np.array([[[3.0], [4.0], [0.0], [0.0]]]), gamma=None, beta=None)
+        >>> np.round(y[0, :, 0], 2)
+        array([1.2, 1.6, 0. , 0. ])
+
+    Reference: Singh & Krishnan, Filter Response Normalization Layer, CVPR 2020,
+        https://arxiv.org/abs/1911.09737, eq. 1 and 2.
+    """
+    owner, x = "filter_response_norm", _floating(x)
+    axis = resolve_channel_axis(owner, axis, len(x.shape))
+    if not isinstance(epsilon, Real):
+        epsilon = resolve_weight(owner, "epsilon", epsilon, [axis], x)
+    return _standardize(owner, x, sets.instance(x, axis), [axis], gamma, beta, epsilon, mask, centered=False)
+
+
+def adaptive_instance_norm(
+    content: Tensor,
+    style: Tensor,
+    epsilon: float = 1e-5,
+    *,
+    axis: int = -1,
+    mask: Tensor | None = None,
+    style_mask: Tensor | None = None,
+) -> Tensor:
+    r"""Gives each channel of each sample of the content the mean and the standard deviation of the style.
+
+    For `content` x of shape `(N, ..., C)` and `style` s of the same rank, N and C
+
+        S_i = {k : k_N = i_N, k_C = i_C}            T_i: the same set of positions of the style
+        y_i = sqrt(var(T_i) + epsilon) (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + mean(T_i)
+
+    Args:
+        content: input of rank 2 or more, batch first.
+        style: as `content`; other sizes may differ.
+        epsilon: added to both variances.
+        axis: the channel axis of both.
+        mask: True where a position of the content counts, as in `group_norm`.
+        style_mask: True where a position of the style counts.
+
+    Returns:
+        A tensor of the shape and dtype of `content`; the mean of the style at masked positions.
+
+    Raises:
+        ValueError: if a shape does not fit.
+
+    Example:
+        >>> content, style = np.array([[[1.0], [3.0]]]), np.array([[[10.0], [20.0], [30.0]]])
+        >>> y = adaptive_instance_norm(content, style)
+        >>> np.round(y[0, :, 0], 2)
+        array([11.84, 28.16])
+
+    Reference: Huang & Belongie, Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization, ICCV 2017,
+        https://arxiv.org/abs/1703.06868, eq. 8.
+    """
+    owner, x, style = "adaptive_instance_norm", _floating(content), _floating(style)
+    axis = resolve_channel_axis(owner, axis, len(x.shape))
+    check_style(owner, x.shape, style.shape, axis)
+    mean, variance, _ = moments(style, sets.instance(style, axis), resolve_mask(owner, style_mask, style))
+    dtype = at_least_float32(x.dtype)
+    gamma, beta = cast(ops.sqrt(variance + epsilon), dtype), cast(mean, dtype)
+    return standardize(x, sets.instance(x, axis), gamma, beta, epsilon, resolve_mask(owner, mask, x))[0]
+
+
 def _standardize(
-    owner: str, x: Tensor, of: Sets, axes: list[int], gamma: Weight, beta: Weight, epsilon: float, mask: Tensor | None
+    owner: str,
+    x: Tensor,
+    of: Sets,
+    axes: list[int],
+    gamma: Weight,
+    beta: Weight,
+    epsilon: Any,
+    mask: Tensor | None,
+    centered: bool = True,
 ) -> Tensor:
     """The formula over these sets, with gamma and beta along `axes`."""
     mask = resolve_mask(owner, mask, x)
-    return standardize(x, of, *_weights(owner, gamma, beta, axes, x), epsilon, mask)[0]
+    return standardize(x, of, *_weights(owner, gamma, beta, axes, x), epsilon, mask, centered=centered)[0]
 
 
 def _weights(owner: str, gamma: Weight, beta: Weight, axes: list[int], x: Tensor) -> tuple[Weight, Weight]:

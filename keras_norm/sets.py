@@ -14,7 +14,20 @@ and the layers differ in S_i:
     LayerNormalization(None)  k_N = i_N                                  group(x, axis, 1)
     LayerNormalization(axis)  k_a = i_a on every axis a not in `axis`    along(axis)
 
-N is the batch axis, C the channel axis. Next: `moments.py`, then `functional.py`.
+N is the batch axis, C the channel axis. The rest of the family has these sets too, and differs in another choice:
+
+    layer                     set                   what differs
+    ------------------------  --------------------  -------------------------------------------------------
+    RMSNormalization          along                 the moments: about zero
+    FilterResponseNorm.       instance              the moments: about zero
+    GhostBatchNormalization   batch                 the set: the batch is a run of `ghost_size` samples
+    BatchRenormalization      batch                 whose statistics: corrected towards the moving ones
+    BatchInstanceNorm.        batch, instance       whose statistics: a mixture of two outputs
+    SwitchableNormalization   batch, layer, inst.   whose statistics: a mixture of three
+    AdaptiveInstanceNorm.     instance              gamma and beta: the statistics of a second input
+    ConditionalNormalization  of the layer inside   gamma and beta: computed from a second input
+
+Next: `moments.py`, then `functional.py`.
 """
 
 from collections.abc import Sequence

@@ -149,7 +149,7 @@ POLICIES = ["float16", "mixed_float16", "bfloat16", "mixed_bfloat16", "float32",
 def test_weights_and_statistics_are_float32_or_wider(case, policy):
     layer = case.built((2, 4, CHANNELS), dtype=policy)
     wide = "float64" if policy == "float64" else "float32"
-    assert {w.dtype for w in layer.weights if keras.backend.is_float_dtype(w.dtype)} == {wide}
+    assert {w.dtype for w in layer.weights if keras.backend.is_float_dtype(w.dtype)} <= {wide}
 
 
 @every_case()
@@ -187,7 +187,7 @@ def test_float64_stays_float64(case):
 # 3. Variance at an offset
 
 
-@every_case(standardizes=True, mixed=None)
+@every_case(standardizes=True, bare=True)
 @pytest.mark.parametrize(("offset", "tolerance"), [(1e2, 1e-6), (1e3, 1e-5), (1e4, 1e-4)])
 def test_variance_survives_an_offset(case, offset, tolerance):
     shape = (4, 16, 17, CHANNELS)
@@ -615,7 +615,7 @@ def test_a_stateless_call_returns_the_new_statistics_and_changes_no_weight(case)
 
 
 @pytest.mark.quick
-@every_case(masks=True)  # those that take statistics of their input
+@every_case(masks=True, centered=True)  # those that take a mean of their input
 def test_a_constant_input_gives_beta(case):
     x = np.full((3, 4, 5, CHANNELS), 7.0, "float32")
     y = call(case.built(x.shape), x, training=True)

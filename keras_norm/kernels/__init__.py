@@ -42,14 +42,15 @@ SMALL = 2**14
 
 
 def standardize(
-    x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, mask: Any = None, *, centered: bool = True
+    x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: Any, mask: Any = None, *, centered: bool = True
 ) -> tuple[Tensor, Moments]:
     """gamma (x - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta, and the moments of the sets.
 
-    gamma and beta broadcast against x. A kernel may leave out the moments (None) of sets that lie within a sample.
+    gamma and beta broadcast against x; epsilon is a number, or a value per set. Without `centered` the moments are
+    about zero. A kernel may leave out the moments (None) of sets that lie within a sample.
     """
     pool, found = _pool(sets), None
-    options = None if mask is not None else _options(x, pool)
+    options = _options(x, pool) if mask is None and isinstance(epsilon, (int, float)) else None
     if options is not None:
         found = kernel.standardize(x, sets, gamma, beta, epsilon, centered=centered, pool=pool, **options)
     return found or reference.standardize(x, sets, gamma, beta, epsilon, mask, centered=centered, pool=pool)

@@ -55,16 +55,18 @@ def view(x: Tensor, sets: Sets, *weights: Weight, merge_kept: bool = False) -> V
         to_view |= {a: range(len(shape), len(shape) + len(cut)) for a in merged}
         shape += cut
     if shape.count(None) > 1 or shape == list(sizes):
-        return View(x, sets, [None if w is None else ops.reshape(w, to) for w, to in zip(weights, along, strict=True)])
+        return View(x, sets, [_reshaped(w, to) for w, to in zip(weights, along, strict=True)])
     groups = sets.groups and sets.groups._replace(axis=to_view[sets.groups.axis][0])
     axes = tuple(sorted({b for a in sets.axes for b in to_view[a]}))
     origin = {b: a for a, found in to_view.items() for b in found}
     shapes = [[w[origin[b]] for b in range(len(shape))] for w in along]
-    return View(
-        ops.reshape(x, [-1 if size is None else size for size in shape]),
-        sets._replace(axes=axes, groups=groups),
-        [None if w is None else ops.reshape(w, to) for w, to in zip(weights, shapes, strict=True)],
-    )
+    merged_weights = [_reshaped(w, to) for w, to in zip(weights, shapes, strict=True)]
+    return View(_reshaped(x, shape), sets._replace(axes=axes, groups=groups), merged_weights)
+
+
+def _reshaped(x: Weight, shape: list[Any]) -> Weight:
+    """`x` in this shape, of which one size may be unknown."""
+    return None if x is None else ops.reshape(x, [-1 if size is None else size for size in shape])
 
 
 def _runs(size: int) -> list[int]:

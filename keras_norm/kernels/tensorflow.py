@@ -178,7 +178,7 @@ def _backward(
     means = (sum_dh * inverse / n if centered else tf.zeros_like(sum_dh), sum_dh_u * inverse**3 / n)
     mean_dh, mean_dh_u = (spread(value, h, of_h.groups) for value in means)
     dx = part(_dx)(h, gamma_of_h, mean, s, mean_dh, mean_dh_u, dy)
-    return tf.reshape(dx, inferred_shape(x)), tf.reshape(dgamma, gamma.shape), tf.reshape(dbeta, beta.shape)
+    return [tf.reshape(found, inferred_shape(given)) for found, given in ((dx, x), (dgamma, gamma), (dbeta, beta))]
 
 
 def _backward_from_x(x, gamma, beta, mean, variance, n, dy, part, **static):
@@ -224,7 +224,7 @@ def _dx(x, gamma, mean, inverse, mean_dh, mean_dh_u, dy):
 def _sum_to(x: Tensor, weight: Tensor) -> Tensor:
     """The sum of `x` along all axes on which the weight has size 1: the gradient of a broadcast."""
     axes = tuple(a for a, size in enumerate(weight.shape) if size == 1 and x.shape[a] != 1)
-    return tf.broadcast_to(total(x, axes) if axes else x, weight.shape)
+    return tf.broadcast_to(total(x, axes) if axes else x, tf.shape(weight))
 
 
 def _is_per_channel(x: Tensor, *weights: Tensor | None) -> bool:

@@ -1,10 +1,19 @@
 """The layers, a file each: thin shells over `keras_norm.functional`."""
 
+from keras_norm.layers.adaptive_instance import AdaptiveInstanceNormalization as AdaptiveInstanceNormalization
 from keras_norm.layers.batch import BatchNormalization as BatchNormalization
 from keras_norm.layers.batch_instance import BatchInstanceNormalization as BatchInstanceNormalization
 from keras_norm.layers.batch_renorm import BatchRenormalization as BatchRenormalization
+from keras_norm.layers.conditional import ConditionalNormalization as ConditionalNormalization
+from keras_norm.layers.dynamic_tanh import DynamicTanh as DynamicTanh
+from keras_norm.layers.filter_response import FilterResponseNormalization as FilterResponseNormalization
 from keras_norm.layers.frozen import FrozenBatchNormalization as FrozenBatchNormalization
+from keras_norm.layers.ghost_batch import GhostBatchNormalization as GhostBatchNormalization
+from keras_norm.layers.global_response import GlobalResponseNormalization as GlobalResponseNormalization
 from keras_norm.layers.group import GroupNormalization as GroupNormalization
 from keras_norm.layers.instance import InstanceNormalization as InstanceNormalization
 from keras_norm.layers.layer import LayerNormalization as LayerNormalization
 from keras_norm.layers.mean_only import MeanOnlyBatchNormalization as MeanOnlyBatchNormalization
+from keras_norm.layers.rms import RMSNormalization as RMSNormalization
+from keras_norm.layers.switchable import SwitchableNormalization as SwitchableNormalization
+from keras_norm.layers.thresholded_linear import ThresholdedLinearUnit as ThresholdedLinearUnit

@@ -8,6 +8,7 @@ import keras
 from keras import initializers, ops
 
 from keras_norm import arguments, kernels
+from keras_norm.functional import batch_norm
 from keras_norm.layers.base import Normalization
 from keras_norm.moments import Moments
 from keras_norm.sets import Sets
@@ -84,7 +85,7 @@ class BaseBatchNormalization(Normalization):
     ) -> tuple[Tensor, Moments]:
         """The formula with the statistics of the batch, which the moving ones follow; and these statistics."""
         mask = arguments.resolve_mask(self._error_prefix, mask, x)
-        gamma, beta = self._per_channel(gamma, x), self._per_channel(beta, x)
+        gamma, beta = self._along_channels(gamma, x), self._along_channels(beta, x)
         of = self._sets(x)
         y, batch = kernels.standardize(x, of, gamma, beta, self.epsilon, mask)
         self._update_moving_statistics(batch, of)
@@ -95,18 +96,17 @@ class BaseBatchNormalization(Normalization):
         (axis,) = self._affine_axes(len(x.shape))
         return kernels.batch_of_replicas(self._error_prefix, x, axis, self.synchronized)
 
+    def _by_moving_statistics(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+        """The formula with the moving statistics."""
+        return batch_norm(x, gamma, beta, self.epsilon, axis=self.axis, statistics=self._moving_moments(x))
+
     def _moving_moments(self, x: Tensor) -> Moments:
         """The moving statistics, shaped to broadcast against `x`."""
-        return Moments(self._per_channel(self.moving_mean, x), self._per_channel(self.moving_variance, x), 0)
-
-    def _per_channel(self, values: Tensor | None, x: Tensor) -> Tensor | None:
-        """A value per channel, shaped to broadcast against `x`."""
-        return arguments.resolve_weight(self._error_prefix, "weights", values, self._affine_axes(len(x.shape)), x)
+        return Moments(self._along_channels(self.moving_mean, x), self._along_channels(self.moving_variance, x), 0)
 
     def _update_moving_statistics(self, batch: Moments, of: Sets) -> None:
         """Moves the moving statistics towards the mean over all sets of a channel that have a position."""
-        # Squares beyond float32 saturate: a moving statistic would keep an infinity.
-        mean, variance, count = batch.mean, ops.minimum(batch.variance, 3e38), batch.count
+        mean, variance, count = batch
         if isinstance(count, int) and not kernels.has_other_replicas():
             if count > 0:
                 self._assign(self._mean_over_sets(mean), self._mean_over_sets(variance))
@@ -130,7 +130,8 @@ class BaseBatchNormalization(Normalization):
         """One step of the moving averages, in the channels `where` there is one."""
         for variable, statistic, ema in (
             (self.moving_mean, mean, self._ema),
-            (self.moving_variance, variance, self._ema_of_variance),
+            # Squares beyond float32 saturate: a moving statistic would keep an infinity.
+            (self.moving_variance, ops.minimum(variance, 3e38), self._ema_of_variance),
         ):
             moving = variable.value
             moved = ema(moving, cast(statistic, variable.dtype))

@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_norm.functional import batch_norm
 from keras_norm.layers.base_batch import BaseBatchNormalization
 from keras_norm.tensors import Tensor
 
@@ -37,7 +36,5 @@ class BatchNormalization(BaseBatchNormalization):
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         if not self._uses_the_batch(training):
-            return batch_norm(
-                x, self.gamma, self.beta, self.epsilon, axis=self.axis, statistics=self._moving_moments(x)
-            )
+            return self._by_moving_statistics(x, self.gamma, self.beta)
         return self._standardize(x, self.gamma, self.beta, mask)[0]

@@ -6,7 +6,7 @@ import keras
 from keras import initializers, ops
 
 from keras_norm import arguments
-from keras_norm.functional import batch_norm, instance_norm
+from keras_norm.functional import instance_norm
 from keras_norm.layers.base_batch import BaseBatchNormalization
 from keras_norm.tensors import Tensor, upcast
 
@@ -78,7 +78,7 @@ class BatchInstanceNormalization(BaseBatchNormalization):
         if self._uses_the_batch(training):
             x_b, _ = self._standardize(x, of_batch, self.beta, mask)
         else:
-            x_b = batch_norm(x, of_batch, self.beta, self.epsilon, axis=self.axis, statistics=self._moving_moments(x))
+            x_b = self._by_moving_statistics(x, of_batch, self.beta)
         return x_b + instance_norm(x, of_instance, None, self.epsilon, axis=self.axis, mask=mask)
 
     def get_config(self) -> dict[str, Any]:

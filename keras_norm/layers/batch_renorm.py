@@ -7,7 +7,6 @@ import keras
 from keras import ops
 
 from keras_norm import arguments
-from keras_norm.functional import batch_norm
 from keras_norm.layers.base_batch import BaseBatchNormalization
 from keras_norm.moments import Moments
 from keras_norm.schedules import PiecewiseLinear
@@ -77,9 +76,7 @@ class BatchRenormalization(BaseBatchNormalization):
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         x = upcast(x)
         if not self._uses_the_batch(training):
-            return batch_norm(
-                x, self.gamma, self.beta, self.epsilon, axis=self.axis, statistics=self._moving_moments(x)
-            )
+            return self._by_moving_statistics(x, self.gamma, self.beta)
         mask = arguments.resolve_mask(self._error_prefix, mask, x)
         groups = self._sets(x).groups
         before = [ops.copy(moment) for moment in self._moving_moments(x)[:2]]  # on torch they are views
@@ -87,8 +84,8 @@ class BatchRenormalization(BaseBatchNormalization):
         r, d = self._corrections(batch, *before)
         y = select(merge(split(y, groups) * r + d, x, groups), mask)
         if self.gamma is not None:
-            y = y * self._per_channel(self.gamma, x)
-        return y if self.beta is None else y + self._per_channel(self.beta, x)
+            y = y * self._along_channels(self.gamma, x)
+        return y if self.beta is None else y + self._along_channels(self.beta, x)
 
     def _corrections(self, batch: Moments, moving_mean: Tensor, moving_variance: Tensor) -> tuple[Tensor, Tensor]:
         """r and d of each set; counts a step."""

@@ -41,10 +41,7 @@ class LayerNormalization(Normalization):
     """
 
     def _check_axis(self, axis: Any) -> int | Sequence[int] | None:
-        if isinstance(axis, Sequence) and not isinstance(axis, str):
-            kind: Any = type(axis)  # the config keeps a tuple a tuple
-            return kind(arguments.integer(self._error_prefix, "axis", a) for a in axis)
-        return None if axis is None else super()._check_axis(axis)
+        return None if axis is None else arguments.integer_or_several(self._error_prefix, "axis", axis)
 
     def _listed_axes(self) -> list[int]:
         return arguments.listed_axes(-1 if self.axis is None else self.axis)

@@ -53,5 +53,5 @@ class MeanOnlyBatchNormalization(BaseBatchNormalization):
             y = merge(y, x, of.groups)
             self._update_moving_statistics(batch, of)
         else:
-            y = x - self._per_channel(self.moving_mean, x)
-        return y if self.beta is None else y + self._per_channel(self.beta, x)
+            y = x - self._along_channels(self.moving_mean, x)
+        return y if self.beta is None else y + self._along_channels(self.beta, x)

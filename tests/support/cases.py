@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_norm as kn
-from support import reference
+from support import reference, second_inputs
 
 CHANNELS = 6
 EPSILON = 1e-3
@@ -62,11 +62,18 @@ class Case:
     mixed: tuple[float, Callable[..., bool]] | None = None
     """The share of a second set's output, and that set."""
 
+    @property
+    def bare(self):
+        """Whether y can be x standardized over one set, without gamma and beta."""
+        return self.centered and self.mixed is None
+
     standardizes = True
-    """Whether h has mean 0 and variance 1 in each set."""
+    """Whether h is of the order of 1, whatever the scale of the input."""
+    centered = True
+    """Whether the mean is subtracted."""
     masks = True
     """Whether a mask takes positions out of the sets."""
-    has_gamma = True
+    has_gamma = has_beta = True
 
     def h(self, x, axis, mask=None, epsilon=EPSILON):
         """What gamma scales and beta shifts, at each position, in float64, by the loop over S_i."""
@@ -89,7 +96,7 @@ class Case:
         sizes = [shape[a] for a in self.affine_axes(axis)]
         rng = np.random.default_rng(7)
         gamma, beta = rng.uniform(0.5, 2.0, sizes), rng.uniform(-1.0, 1.0, sizes)
-        return gamma if self.has_gamma else np.ones(sizes), beta
+        return gamma if self.has_gamma else np.ones(sizes), beta if self.has_beta else np.zeros(sizes)
 
     def built(self, shape, axis=-1, **kwargs):
         """The layer, built, with those gamma and beta."""
@@ -98,7 +105,8 @@ class Case:
         gamma, beta = self.affine(shape, axis % len(shape))
         if self.has_gamma:
             self.inner(layer).gamma.assign(gamma)
-        self.inner(layer).beta.assign(beta)
+        if self.has_beta:
+            self.inner(layer).beta.assign(beta)
         return layer
 
     def expected(self, x, axis=-1, mask=None):
@@ -126,6 +134,144 @@ class Case:
 
     def __str__(self):
         return self.name
+
+
+class AboutZero(Case):
+    """A layer that divides by the root mean square of its sets."""
+
+    centered = False
+
+    def h(self, x, axis, mask=None, epsilon=EPSILON):
+        return reference.scale(x, self.same, axis, epsilon, mask)
+
+
+class RMS(AboutZero):
+    """A layer without beta."""
+
+    has_beta = False
+
+    def takes(self, argument):
+        return not argument.startswith("beta")
+
+
+class LearnedEpsilon(AboutZero):
+    """A layer with a trained epsilon per channel, some of them negative."""
+
+    def h(self, x, axis, mask=None, epsilon=EPSILON):
+        trained = reference.along(np.abs(self.trained(x.shape[axis])), (axis,), x.ndim)
+        return reference.scale(x, self.same, axis, epsilon + trained, mask)
+
+    def trained(self, channels):
+        return np.linspace(-1.0, 2.0, channels)
+
+    def built(self, shape, axis=-1, **kwargs):
+        layer = super().built(shape, axis, **kwargs)
+        layer.epsilon_c.assign(self.trained(shape[axis]))
+        return layer
+
+
+class Switchable(Case):
+    """A layer with a mixture of the statistics of three sets."""
+
+    bare = False
+    logits = np.array([[0.5, -0.2, 1.0], [1.5, 0.1, -0.6]])
+
+    def h(self, x, axis, mask=None, epsilon=EPSILON):
+        shares = np.exp(self.logits) / np.exp(self.logits).sum(1, keepdims=True)
+        mean, variance = np.zeros(x.shape), np.zeros(x.shape)
+        for k, same in enumerate((same_sample_and_channel, same_sample, same_channel)):
+            mean += shares[0, k] * reference.statistic(x, same, axis, np.mean, mask)
+            variance += shares[1, k] * reference.statistic(x, same, axis, np.var, mask)
+        h = (np.asarray(x, "float64") - mean) / np.sqrt(variance + epsilon)
+        return h if mask is None else np.where(reference.spread(mask, x.shape), h, 0.0)
+
+    def built(self, shape, axis=-1, **kwargs):
+        layer = super().built(shape, axis, **kwargs)
+        layer.mean_logits.assign(self.logits[0])
+        layer.variance_logits.assign(self.logits[1])
+        return layer
+
+
+class GlobalResponse(AboutZero):
+    """A layer that scales by the share of a channel in the response of its sample, and adds the input."""
+
+    standardizes = False
+
+    def h(self, x, axis, mask=None, epsilon=EPSILON):
+        kept = True if mask is None else reference.spread(mask, x.shape)
+        x = np.where(kept, np.asarray(x, "float64"), 0.0)
+        norms = np.sqrt((x**2).sum(tuple(a for a in range(1, x.ndim) if a != axis), keepdims=True))
+        return x * norms / (norms.mean(axis, keepdims=True) + epsilon)
+
+    def expected(self, x, axis=-1, mask=None):
+        kept = True if mask is None else reference.spread(mask, x.shape)
+        return super().expected(x, axis, mask) + np.where(kept, x, 0.0)
+
+
+class DynamicTanh(AboutZero):
+    """A layer without sets."""
+
+    standardizes = masks = False
+
+    def h(self, x, axis, mask=None, epsilon=EPSILON):
+        return np.tanh(0.5 * np.asarray(x, "float64"))
+
+    def takes(self, argument):
+        return argument != "epsilon"
+
+
+class PerSample(Case):
+    """A layer whose gamma and beta differ from sample to sample: it has a second input."""
+
+    bare = False
+
+    def affine_axes(self, axis):
+        return (0, axis)
+
+    def affine(self, shape, axis):
+        return [values[np.arange(shape[0]) % second_inputs.KINDS] for values in self.rows(shape[axis])]
+
+    def rows(self, channels):
+        """gamma and beta of each kind of sample."""
+        return second_inputs.gamma_and_beta(channels)
+
+    def beta(self, shape):
+        beta = self.affine(shape, len(shape) - 1)[1]
+        return np.broadcast_to(reference.along(beta, (0, len(shape) - 1), len(shape)), shape)
+
+    def takes(self, argument):
+        return argument in ("epsilon", "name", "dtype")
+
+    def config(self, layer):
+        # Keras adds to an inner layer's config the shape that it was built for.
+        return {**layer.get_config(), "layer": self.inner(layer).get_config()}
+
+
+class Conditional(PerSample):
+    """A layer inside a `ConditionalNormalization`."""
+
+    def built(self, shape, axis=-1, **kwargs):
+        layer = self.make(axis=axis, **kwargs)
+        layer.build(shape)
+        gamma, beta = self.rows(shape[axis])
+        layer.layer.gamma_map.embeddings.assign(gamma - 1.0)
+        layer.layer.beta_map.embeddings.assign(beta)
+        return layer
+
+    def inner(self, layer):
+        return layer.layer.normalization
+
+
+class Adaptive(PerSample):
+    """A layer that takes gamma and beta from a style."""
+
+    def built(self, shape, axis=-1, **kwargs):
+        layer = self.make(axis=axis, **kwargs)
+        layer.build(shape)
+        return layer
+
+    def inner(self, layer):
+        return layer.layer
 
 
 class MeanOnly(Case):
@@ -179,6 +325,31 @@ def frozen(**kwargs):
     return kn.FrozenBatchNormalization(kn.BatchNormalization(**kwargs))
 
 
+def rms_over_1_and(axis=-1, **kwargs):
+    return kn.RMSNormalization([1, axis], **kwargs)
+
+
+def conditional(axis=-1, name=None, **kwargs):
+    group = kn.GroupNormalization(2, axis, center=False, scale=False, **kwargs)
+    layer = kn.ConditionalNormalization(group, num_classes=second_inputs.KINDS)
+    return second_inputs.WithCondition(layer, name=name)
+
+
+def adaptive(axis=-1, epsilon=EPSILON, name=None, **kwargs):
+    return second_inputs.WithStyle(kn.AdaptiveInstanceNormalization(axis, epsilon, **kwargs), name=name)
+
+
+def same_channel_and_run(size):
+    def same(i, k, shape, axis):
+        return (i[axis] == k[axis]) & (i[0] // size == k[0] // size)
+
+    return same
+
+
+def never(i, k, shape, axis):
+    raise AssertionError("it has no sets")
+
+
 CASES = [
     Case(name="group(1)", make=partial(kn.GroupNormalization, 1), same=same_sample),
     Case(name="group(2)", make=partial(kn.GroupNormalization, 2), same=same_group(2), groups=2),
@@ -205,6 +376,39 @@ CASES = [
     ),
     MeanOnly(name="mean_only", make=kn.MeanOnlyBatchNormalization, same=same_channel, over_batch=True),
     Frozen(name="frozen", make=frozen, same=same_channel),
+    RMS(name="rms", make=partial(kn.RMSNormalization, epsilon=EPSILON), same=same_elsewhere),
+    RMS(
+        name="rms(1, axis)",
+        make=partial(rms_over_1_and, epsilon=EPSILON),
+        same=same_elsewhere_but_axis_1,
+        any_axis=False,
+        fixed_axes=(1,),
+    ),
+    AboutZero(
+        name="filter_response",
+        make=partial(kn.FilterResponseNormalization, epsilon=EPSILON),
+        same=same_sample_and_channel,
+    ),
+    LearnedEpsilon(
+        name="filter_response(learned)",
+        make=partial(kn.FilterResponseNormalization, epsilon=EPSILON, learned_epsilon=True),
+        same=same_sample_and_channel,
+    ),
+    Case(
+        name="ghost_batch(2)",
+        make=partial(kn.GhostBatchNormalization, 2),
+        same=same_channel_and_run(2),
+        over_batch=True,
+    ),
+    Switchable(name="switchable", make=kn.SwitchableNormalization, same=same_channel, over_batch=True),
+    Conditional(name="conditional(group(2))", make=conditional, same=same_group(2), groups=2),
+    Adaptive(name="adaptive_instance", make=adaptive, same=same_sample_and_channel),
+    GlobalResponse(
+        name="global_response",
+        make=partial(kn.GlobalResponseNormalization, epsilon=EPSILON),
+        same=same_sample_and_channel,
+    ),
+    DynamicTanh(name="dynamic_tanh", make=kn.DynamicTanh, same=never),
 ]
 
 

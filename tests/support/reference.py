@@ -17,9 +17,25 @@ def standardize(x, same, axis, epsilon, mask=None):
     return _at_each(x, same, axis, mask, lambda x_i, s: (x_i - s(np.mean)) / np.sqrt(s(np.var) + epsilon))
 
 
+def scale(x, same, axis, epsilon, mask=None):
+    """x_i / sqrt(mean(S_i^2) + epsilon) at each i, and 0 where the mask is False; epsilon may broadcast against x."""
+    kept = np.full(x.shape, True) if mask is None else spread(mask, x.shape)
+    epsilon = np.broadcast_to(epsilon, x.shape)[kept]
+
+    def formula(x_i, s):
+        return x_i / np.sqrt(s(lambda values, **of: np.mean(np.square(values), **of)) + epsilon)
+
+    return _at_each(x, same, axis, mask, formula)
+
+
 def center(x, same, axis, mask=None):
     """x_i - mean(S_i) at each i, and 0 where the mask is False."""
     return _at_each(x, same, axis, mask, lambda x_i, s: x_i - s(np.mean))
+
+
+def statistic(x, same, axis, of, mask=None):
+    """`of` (such as `np.mean`) of S_i at each i, and 0 where the mask is False."""
+    return _at_each(x, same, axis, mask, lambda x_i, s: s(of))
 
 
 def _at_each(x, same, axis, mask, formula):

@@ -1,0 +1,106 @@
+"""What layers with a channel axis share: dtypes, masks, ranks, full signatures."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_norm import arguments
+from keras_norm.layers.signatures import describe
+from keras_norm.legacy import kept_axis, with_kept_axis
+from keras_norm.tensors import Tensor, at_least_float32, cast, dtype_name
+
+
+class ChannelLayer(keras.layers.Layer):
+    """Abstract base of all layers of this package that have a channel axis.
+
+    Weights are float32 or wider under every dtype policy. Inputs are not cast on the way in, so that float32 inputs
+    above 65504 survive a float16 policy; outputs have the policy's compute dtype. A mask is passed on.
+
+    A layer that was built for inputs of one rank takes those of another whose sizes along `axis` are the same.
+
+    Args:
+        axis: the channel axis.
+        **kwargs: those of every Keras layer: `name`, `dtype`, `trainable`.
+
+    Raises:
+        TypeError, ValueError: when constructed, for an argument of the wrong type or value; when built or
+            called, for a shape that does not fit.
+    """
+
+    _sets_itself: frozenset[str] = frozenset()
+    """The arguments of its bases that a layer does not take."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Lists all arguments of a layer in its signature and docstring."""
+        super().__init_subclass__(**kwargs)
+        describe(cls, ChannelLayer, cls._sets_itself)
+
+    def __init__(self, axis: Any = -1, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True
+        self.axis = self._check_axis(axis)
+
+    @property
+    def _error_prefix(self) -> str:
+        """The name that error messages begin with."""
+        return type(self).__name__
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        if None in self._channel_sizes(input_shape):
+            raise ValueError(
+                f"{self._error_prefix}: weights must run along axes of known size. Received: "
+                f"axis={self.axis}, input_shape={tuple(input_shape)} (give the size to keras.Input)."
+            )
+        self.input_spec = arguments.input_spec(self._listed_axes(), input_shape)
+
+    def rematerialized_call(
+        self, layer_call: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Callable[..., Tensor]:
+        """How `keras.RematScope` recomputes the call in the backward pass."""
+        if keras.backend.backend() == "tensorflow":
+            return layer_call  # keeps x and its statistics alone, and Keras' recomputation fails inside tf.function
+        return super().rematerialized_call(layer_call, *args, **kwargs)
+
+    def _check_axis(self, axis: Any) -> Any:
+        """The `axis` of the constructor, if it is one."""
+        return arguments.integer(self._error_prefix, "axis", axis)
+
+    def _listed_axes(self) -> list[int]:
+        """The axes that the weights run along, as the user counts them."""
+        return [self.axis]
+
+    def _affine_axes(self, rank: int) -> list[int]:
+        """The axes that the weights run along, counted from 0."""
+        return [arguments.resolve_channel_axis(self._error_prefix, self.axis, rank)]
+
+    def _channel_sizes(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The sizes of these axes."""
+        axes = self._affine_axes(arguments.rank_of(self._error_prefix, input_shape))
+        return tuple(input_shape[a] for a in axes)
+
+    def _add_float32_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
+        """A weight in float32 or wider, which autocasting leaves alone."""
+        kwargs |= {"dtype": at_least_float32(self.variable_dtype), "autocast": False}
+        return self.add_weight(name=name, shape=tuple(shape), initializer=initializer, **kwargs)
+
+    def _along_channels(self, values: Tensor | None, x: Tensor) -> Tensor | None:
+        """Values along the channel axis or axes, shaped to broadcast against `x`."""
+        return arguments.resolve_weight(self._error_prefix, "weights", values, self._affine_axes(len(x.shape)), x)
+
+    def _as_computed(self, inputs: Tensor) -> Tensor:
+        """The inputs as a tensor in the compute dtype; in float32 or wider where they have another dtype."""
+        x = ops.convert_to_tensor(inputs)
+        return x if dtype_name(x.dtype) == self.compute_dtype else cast(x, at_least_float32(x.dtype))
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        self._channel_sizes(input_shape)
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **kept_axis(self.axis)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ChannelLayer":
+        return super().from_config(with_kept_axis(config))

@@ -1,0 +1,174 @@
+"""Conditional Normalization: gamma and beta are computed from a second input."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_norm import arguments
+from keras_norm.layers.base import Normalization
+from keras_norm.layers.channel import ChannelLayer
+from keras_norm.tensors import Tensor, cast, upcast
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class ConditionalNormalization(ChannelLayer):
+    r"""Scales and shifts the output of a normalization by numbers that depend on a second input.
+
+    For inputs x of shape `(N, ..., C)` and a condition c
+
+        y_i = (1 + gamma(c)_i) normalization(x)_i + beta(c)_i
+
+    where the maps gamma and beta are, by the condition,
+
+    * integers of shape `(N,)`, classes below `num_classes`: a row of a table per class (conditional batch or instance
+      normalization);
+    * a vector of shape `(N, D)`: a dense layer (FiLM; adaptive layer normalization of diffusion transformers);
+    * a map of the rank of x, `(N, ..., D)`, with the spatial sizes of x: a convolution (SPADE; with `kernel_size=1` and
+      inputs `(batch, time, features)` a dense layer at each time step).
+
+    Vectors and classes give each sample a gamma and a beta of shape `(C,)`, maps each position. Whose statistics the
+    normalization takes, in training and in inference, is its own matter; `training` and `mask` are passed on to it.
+    At a masked position its output is its own beta.
+
+    Call it as `layer(x, condition)`.
+
+    Args:
+        normalization: a layer of this package. Give it `center=False, scale=False`, unless it should have its own
+            gamma and beta as well. Its channel axis is that of gamma(c) and beta(c) (the last one, if it has none or
+            several).
+        num_classes: number of classes, if the condition is integers.
+        zero_initialized: whether both maps start at 0, so that training starts at the normalization alone. With False
+            they start as Keras' layers do.
+        kernel_size: size of the convolution's kernel, if the condition is a map.
+
+    Input shape: `(N, ..., C)` and one of those above. Output shape: the first.
+
+    Raises:
+        TypeError: if `normalization` is not a layer of this package.
+        ValueError: when built, if the shape of the condition is none of those above.
+
+    Example:
+        >>> import keras_norm as kn
+        >>> group = kn.GroupNormalization(3, center=False, scale=False)
+        >>> layer = ConditionalNormalization(group, num_classes=10)
+        >>> y = layer(np.ones((4, 8, 8, 6)), np.array([0, 3, 9, 3]))
+        >>> [tuple(weight.shape) for weight in layer.weights]
+        [(10, 6), (10, 6)]
+
+    Reference: Dumoulin et al., A Learned Representation for Artistic Style, ICLR 2017,
+        https://arxiv.org/abs/1610.07629, eq. 5; Perez et al., FiLM, AAAI 2018, https://arxiv.org/abs/1709.07871, eq. 1
+        and 2; Park et al., Semantic Image Synthesis with Spatially-Adaptive Normalization, CVPR 2019,
+        https://arxiv.org/abs/1903.07291, eq. 1.
+    """
+
+    _sets_itself = frozenset({"axis"})
+
+    def __init__(
+        self,
+        normalization: Normalization,
+        num_classes: int | None = None,
+        zero_initialized: bool = True,
+        kernel_size: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(normalization, Normalization):
+            raise TypeError(
+                f"{self._error_prefix}: normalization must be a layer of keras_norm. Received: "
+                f"normalization={normalization!r} (such as GroupNormalization(8, center=False, scale=False))."
+            )
+        axis: Any = normalization.axis
+        super().__init__(axis if isinstance(axis, int) else -1, **{"dtype": normalization.dtype_policy, **kwargs})
+        self.normalization = normalization
+        self.num_classes = num_classes
+        if num_classes is not None:
+            self.num_classes = arguments.positive_integer(self._error_prefix, "num_classes", num_classes)
+        self.zero_initialized = arguments.boolean(self._error_prefix, "zero_initialized", zero_initialized)
+        self.kernel_size = arguments.positive_integer(self._error_prefix, "kernel_size", kernel_size)
+
+    def build(self, inputs_shape: Any, condition_shape: Any) -> None:  # type: ignore[override]
+        super().build(inputs_shape)
+        self.input_spec = None  # Keras would hold the condition to it too
+        self._check_condition(inputs_shape, condition_shape)
+        if not self.normalization.built:
+            self.normalization.build(inputs_shape)
+        self.gamma_map = self._map("gamma", inputs_shape, condition_shape)
+        self.beta_map = self._map("beta", inputs_shape, condition_shape)
+
+    def call(
+        self, inputs: Tensor, condition: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        self._check_condition(inputs.shape, condition.shape)
+        h = upcast(self.normalization(inputs, training=training, mask=mask))
+        gamma, beta = (self._computed(by, condition, h) for by in (self.gamma_map, self.beta_map))
+        return cast((1.0 + gamma) * h + beta, self.compute_dtype)
+
+    def _map(self, name: str, inputs_shape: Any, condition_shape: Any) -> keras.layers.Layer:
+        """The layer that computes gamma or beta, built; its channels are on the last axis."""
+        (channels,) = self._channel_sizes(inputs_shape)
+        options = {"name": name, "dtype": self.dtype_policy}
+        if self.variable_dtype not in ("float32", "float64"):
+            options["dtype"] = "float32"  # weights are float32 or wider under every policy
+        if self.num_classes is not None:
+            start = "zeros" if self.zero_initialized else "uniform"
+            layer = keras.layers.Embedding(self.num_classes, channels, embeddings_initializer=start, **options)
+        else:
+            options["kernel_initializer"] = "zeros" if self.zero_initialized else "glorot_uniform"
+            if len(condition_shape) == 2:
+                layer = keras.layers.Dense(channels, **options)
+            else:
+                convolution = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)[len(condition_shape) - 3]
+                layer = convolution(channels, self.kernel_size, padding="same", **options)
+        layer.build(self._channels_last(condition_shape))
+        return layer
+
+    def _computed(self, by: keras.layers.Layer, condition: Tensor, h: Tensor) -> Tensor:
+        """gamma or beta, to broadcast against `h`."""
+        rank, (axis,) = len(h.shape), self._affine_axes(len(h.shape))
+        if self.num_classes is None and len(condition.shape) > 2:
+            order = self._channels_last(range(rank))
+            return upcast(ops.transpose(by(ops.transpose(condition, order)), [order.index(a) for a in range(rank)]))
+        values = by(condition)
+        return upcast(ops.reshape(values, (-1, *[values.shape[-1] if a == axis else 1 for a in range(1, rank)])))
+
+    def _channels_last(self, sizes: Any) -> list[Any]:
+        """The sizes of a map with that of its channels at the end; others have it there."""
+        sizes = list(sizes)
+        if len(sizes) > 2:
+            sizes.append(sizes.pop(*self._affine_axes(len(sizes))))
+        return sizes
+
+    def _check_condition(self, inputs_shape: Any, condition_shape: Any) -> None:
+        rank, of_condition = len(inputs_shape), len(condition_shape)
+        if self.num_classes is not None:
+            fits = of_condition == 1 or tuple(condition_shape[1:]) == (1,)
+            rule = "with num_classes it must be integers of shape (N,)"
+        else:
+            axes = [a for a in range(1, rank) if a not in self._affine_axes(rank)]
+            sizes = [(inputs_shape[a], condition_shape[a]) for a in axes] if of_condition == rank <= 5 else [(1, 2)]
+            fits = of_condition == 2 or all(None in pair or pair[0] == pair[1] for pair in sizes)
+            rule = "it must be a vector (N, D), or a map of the rank and the spatial sizes of the inputs"
+        if not fits:
+            raise ValueError(
+                f"{self._error_prefix}: the condition must fit: {rule}. Received: "
+                f"condition.shape={tuple(condition_shape)}, inputs.shape={tuple(inputs_shape)}, "
+                f"num_classes={self.num_classes} (classes need num_classes; resize a map to the inputs)."
+            )
+
+    def compute_output_shape(self, inputs_shape: Any, condition_shape: Any) -> Any:  # type: ignore[override]
+        self._check_condition(inputs_shape, condition_shape)
+        return inputs_shape
+
+    def get_config(self) -> dict[str, Any]:
+        config = {name: value for name, value in super().get_config().items() if not name.startswith("axis")}
+        return {
+            **config,
+            "normalization": keras.saving.serialize_keras_object(self.normalization),
+            "num_classes": self.num_classes,
+            "zero_initialized": self.zero_initialized,
+            "kernel_size": self.kernel_size,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ConditionalNormalization":
+        return cls(**{**config, "normalization": keras.saving.deserialize_keras_object(config["normalization"])})

@@ -1,0 +1,59 @@
+"""Dynamic Tanh: an activation that takes the place of a normalization, without sets."""
+
+from typing import Any
+
+import keras
+from keras import initializers, ops
+
+from keras_norm.layers.base import Normalization
+from keras_norm.tensors import Tensor, cast, upcast
+
+
+@keras.saving.register_keras_serializable("keras_norm")
+class DynamicTanh(Normalization):
+    r"""Squashes the input by a tanh of trained slope, in place of Layer Normalization in a transformer.
+
+    For inputs of shape `(N, ..., C)`
+
+        y_i = gamma_c tanh(alpha x_i) + beta_c
+
+    with gamma and beta of shape `(C,)` and a single number alpha. There are no statistics: no position depends on
+    another. The same in training and inference; a mask is passed on and changes nothing.
+
+    Args:
+        axis: the channel axis.
+        alpha_initializer: 0.5, or what Keras takes for an initializer.
+        center, scale, ...: see `Normalization`; there is no epsilon.
+
+    Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.
+
+    Example:
+        >>> y = DynamicTanh()(np.array([[-100.0, 0.0, 1.0, 100.0]]))
+        >>> np.round(y, 2)
+        array([[-1.  ,  0.  ,  0.46,  1.  ]], dtype=float32)
+
+    Reference: Zhu et al., Transformers without Normalization, CVPR 2025, https://arxiv.org/abs/2503.10622, eq. 2.
+    """
+
+    _sets_itself = frozenset({"epsilon"})
+
+    def __init__(self, axis: int = -1, alpha_initializer: Any = 0.5, **kwargs: Any) -> None:
+        super().__init__(axis, epsilon=1.0, **kwargs)
+        is_number = isinstance(alpha_initializer, (int, float))
+        self.alpha_initializer = initializers.get(
+            initializers.Constant(float(alpha_initializer)) if is_number else alpha_initializer
+        )
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        self.alpha = self._add_float32_weight("alpha", (), self.alpha_initializer)
+
+    def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
+        h = upcast(x)
+        y = ops.tanh(cast(self.alpha, h.dtype) * h)
+        if self.gamma is not None:
+            y = y * self._along_channels(self.gamma, x)
+        return y if self.beta is None else y + self._along_channels(self.beta, x)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "alpha_initializer": initializers.serialize(self.alpha_initializer)}
