@@ -84,12 +84,17 @@ def number_of_positions(x: Tensor, axes: tuple[int, ...]) -> Tensor | int:
 
 
 def mean_of_sums(sums: Tensor, n: Tensor | int, pool: Pool | None = None) -> tuple[Tensor, Tensor | int]:
-    """The sums divided by the number of positions, and that number; both of all replicas that `pool` adds."""
+    """The sums divided by the number of positions, and that number; both of all replicas that `pool` adds.
+
+    XLA turns a division by a single number into a product with its reciprocal, and the mean of 7s would not be 7. So
+    we divide by a table.
+    """
     if pool is not None:
         sums, n = pool((sums, ops.ones_like(sums) * n))
-    return sums / at_least_one(n), n
+        return sums / at_least_one(n), n
+    return sums / ops.where(ops.isfinite(sums), ops.cast(at_least_one(n), sums.dtype), 1.0), n
 
 
 def at_least_one(n: Tensor | int) -> Tensor | int:
     """The number, and 1 for an empty set, whose sums are 0."""
-    return max(n, 1) if isinstance(n, int) else ops.maximum(n, 1.0)
+    return max(n, 1) if isinstance(n, int) else ops.where(n > 0, n, 1.0)  # `ops.maximum` is float32 on torch

@@ -62,6 +62,11 @@ def upcast(x: Tensor) -> Tensor:
     return cast(x, at_least_float32(x.dtype))
 
 
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent. `ops.tanh` computes in float32 on JAX and torch."""
+    return 2.0 * ops.sigmoid(2.0 * x) - 1.0 if dtype_name(x.dtype) == "float64" else ops.tanh(x)
+
+
 def select(x: Tensor, mask: Tensor | None) -> Tensor:
     """`x`, and 0 at masked positions."""
     return x if mask is None else ops.where(mask, x, 0.0)

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.quick
 X = np.ones((2, 4, 6), "float32")
 
 GROUP, LAYER, BATCH = kn.GroupNormalization, kn.LayerNormalization, kn.BatchNormalization
+CONDITIONAL = kn.ConditionalNormalization
 CASES = [
     (lambda: GROUP(0), ValueError, "GroupNormalization: groups must be positive, or -1 for one group a channel. Received: groups=0"),
     (lambda: GROUP(-2), ValueError, "groups must be positive, or -1 for one group a channel. Received: groups=-2"),
@@ -64,6 +65,19 @@ CASES = [
     (lambda: kn.schedules.PiecewiseLinear([5, 7], [0]), ValueError, "steps must be at least two and increase"),
     (lambda: kn.schedules.PiecewiseLinear([5, 7.5], [0, 1]), TypeError, "PiecewiseLinear: steps must be an integer. Received: steps=7.5"),
     (lambda: GROUP(2, unknown=1), ValueError, "Unrecognized keyword arguments"),
+    (lambda: kn.GhostBatchNormalization(0), ValueError, "GhostBatchNormalization: ghost_size must be positive. Received: ghost_size=0"),
+    (lambda: kn.GhostBatchNormalization(2.0), TypeError, "GhostBatchNormalization: ghost_size must be an integer"),
+    (lambda: kn.GhostBatchNormalization(2, axis=0)(X), ValueError, "GhostBatchNormalization: axis must not be 0"),
+    (lambda: kn.SwitchableNormalization(axis=0)(X), ValueError, "SwitchableNormalization: axis must not be 0"),
+    (lambda: kn.RMSNormalization(axis="channels"), TypeError, "RMSNormalization: axis must be an integer"),
+    (lambda: kn.RMSNormalization(axis=None), TypeError, "RMSNormalization: axis must be an integer"),
+    (lambda: CONDITIONAL(keras.layers.Dense(3)), TypeError, "ConditionalNormalization: normalization must be a layer of keras_norm. Received: normalization=<Dense"),
+    (lambda: CONDITIONAL(LAYER(), num_classes=0), ValueError, "ConditionalNormalization: num_classes must be positive"),
+    (lambda: CONDITIONAL(LAYER(), kernel_size=1.5), TypeError, "ConditionalNormalization: kernel_size must be an integer"),
+    (lambda: CONDITIONAL(LAYER(), zero_initialized=3), TypeError, "ConditionalNormalization: zero_initialized must be True or False"),
+    (lambda: CONDITIONAL(LAYER())(X, np.ones(2, "int32")), ValueError, "the condition must fit: it must be a vector (N, D), or a map of the rank and the spatial sizes of the inputs. Received: condition.shape=(2,), inputs.shape=(2, 4, 6), num_classes=None (classes need num_classes; resize a map to the inputs)"),
+    (lambda: CONDITIONAL(LAYER(), 3)(X, np.ones((2, 5), "float32")), ValueError, "the condition must fit: with num_classes it must be integers of shape (N,)"),
+    (lambda: CONDITIONAL(LAYER())(X, np.ones((2, 3, 6), "float32")), ValueError, "a map of the rank and the spatial sizes of the inputs"),
 ]  # fmt: skip
 
 

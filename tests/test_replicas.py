@@ -33,6 +33,7 @@ MOVING = [
     kn.BatchRenormalization,
     kn.BatchInstanceNormalization,
     kn.MeanOnlyBatchNormalization,
+    kn.SwitchableNormalization,
 ]
 QUICKEST = JAX if BACKEND == "jax" else TWO  # shows what there is to see
 SCRIPT = {"tensorflow": "on_replicas.py", "torch": "on_torch_ranks.py", "jax": "on_jax_devices.py"}[BACKEND]
@@ -63,7 +64,8 @@ every_case = of_runs(RUNS, ("run", "sizes"), lambda run: [(run, sizes) for sizes
 two_replicas, two_replicas_compiled_or_not = of_runs([TWO]), of_runs([TWO, TWO_COMPILED])
 PAIRS = [call for call in parts.CALLS if "pairs" in call]
 OTHER_PAIRS = [call for call in PAIRS if "layer" in parts.CALLS[call]]
-OTHERS = [call for call, kwargs in parts.CALLS.items() if "layer" in kwargs and call not in PAIRS]
+OTHERS = [call for call, kwargs in parts.CALLS.items() if "layer" in kwargs and "synchronized" in kwargs]
+OTHERS = [call for call in OTHERS if call not in PAIRS]
 with_replicas = pytest.mark.skipif(BACKEND == "jax", reason="on JAX a batch is one array on all devices")
 SYNCHRONIZED = [
     call for call in parts.CALLS if call not in OTHERS + PAIRS and "offset" not in call and "plain" not in call
@@ -171,6 +173,16 @@ def test_a_plain_layer_stores_the_mean_over_the_replicas_that_saw_a_channel(foun
     y = [parts.batch_norm(x, m) for x, m in zip(one.parts, one.masks or [None] * run.count, strict=True)]
     close(got[f"{call} {sizes} y"], np.concatenate(y))
     for name, want in zip(("moving_mean", "moving_variance"), parts.followed(one.parts, one.masks), strict=True):
+        close(got[f"{call} {sizes} {name}"], np.broadcast_to(want, (run.count, parts.CHANNELS)))
+
+
+@every_case
+def test_runs_of_samples_lie_within_a_replica_and_statistics_follow_those_of_all(found, run, sizes):
+    call = "plain, runs of 2"
+    one, got = Joined(sizes, call), found(run)
+    runs = [part[i : i + 2] for part in one.parts for i in range(0, len(part), 2)]
+    close(got[f"{call} {sizes} y"], np.concatenate([parts.batch_norm(x) for x in runs]))
+    for name, want in zip(("moving_mean", "moving_variance"), parts.followed(runs), strict=True):
         close(got[f"{call} {sizes} {name}"], np.broadcast_to(want, (run.count, parts.CHANNELS)))
 
 

@@ -42,15 +42,25 @@ SMALL = 2**14
 
 
 def standardize(
-    x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: Any, mask: Any = None, *, centered: bool = True
+    x: Tensor,
+    sets: Sets,
+    gamma: Weight,
+    beta: Weight,
+    epsilon: Any,
+    mask: Any = None,
+    *,
+    centered: bool = True,
+    with_moments: bool = False,
 ) -> tuple[Tensor, Moments]:
     """gamma (x - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta, and the moments of the sets.
 
     gamma and beta broadcast against x; epsilon is a number, or a value per set. Without `centered` the moments are
-    about zero. A kernel may leave out the moments (None) of sets that lie within a sample.
+    about zero. A kernel may leave out the moments (None) of sets that do not run through axis 0, unless `with_moments`.
     """
     pool, found = _pool(sets), None
     options = _options(x, pool) if mask is None and isinstance(epsilon, (int, float)) else None
+    if BACKEND == "torch" and with_moments and 0 not in sets.axes:
+        options = None
     if options is not None:
         found = kernel.standardize(x, sets, gamma, beta, epsilon, centered=centered, pool=pool, **options)
     return found or reference.standardize(x, sets, gamma, beta, epsilon, mask, centered=centered, pool=pool)

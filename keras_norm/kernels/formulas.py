@@ -101,16 +101,6 @@ def spread(values: Tensor, x: Tensor, groups: Groups | None) -> Tensor:
     return ops.reshape(values * ops.ones(members, values.dtype), (*shape[:axis], size, *shape[axis + 2 :]))
 
 
-def mean_of_table(sums: Tensor, n: Tensor | int, pool: Pool | None = None) -> tuple[Tensor, Tensor | int]:
-    """As `mean_of_sums`, dividing by a table.
-
-    XLA turns a division by a single number into a product with its reciprocal: the mean of 7s would not be 7.
-    """
-    if pool is None:
-        return sums / ops.where(ops.isfinite(sums), ops.cast(at_least_one(n), sums.dtype), 1.0), n
-    return mean_of_sums(sums, n, pool)
-
-
 def count(x: Tensor, sets: Sets) -> Tensor | int:
     """The number of positions of each set that x holds."""
     members = 1 if sets.groups is None else known_shape(x)[sets.groups.axis] // sets.groups.count
@@ -138,9 +128,9 @@ def two_pass_moments(
     """The moments, by one pass over x for the mean and one for the variance."""
     n, origin = count(x, sets), ops.zeros([1] * len(x.shape), at_least_float32(x.dtype))
     if centered:
-        mean, _ = mean_of_table(pooled(sums(x, axes=sets.axes), sets.groups), n, pool)
+        mean, _ = mean_of_sums(pooled(sums(x, axes=sets.axes), sets.groups), n, pool)
         origin = spread(mean, x, sets.groups)
-    variance, n = mean_of_table(pooled(squares(x, origin, axes=sets.axes), sets.groups), n, pool)
+    variance, n = mean_of_sums(pooled(squares(x, origin, axes=sets.axes), sets.groups), n, pool)
     return Moments(mean if centered else ops.zeros_like(variance), variance, n)
 
 
@@ -158,7 +148,7 @@ def one_pass_moments(x: Tensor, sets: Sets) -> Moments:
     means, deviations = shift + offset, total(ops.square(h), sets.axes)
     deviations = ops.where(ops.isinf(deviations), deviations, ops.relu(deviations - size * ops.square(offset)))
     # The channels of a group differ in their means.
-    mean, _ = mean_of_table(pooled(means * size, sets.groups), n)
+    mean, _ = mean_of_sums(pooled(means * size, sets.groups), n)
     rest, _ = mean_of_sums(pooled((means - spread(mean, x, sets.groups)) * size, sets.groups), n)
     mean = mean + rest  # what the division rounded
     deviations = deviations + size * ops.square(means - spread(mean, x, sets.groups))

@@ -82,7 +82,6 @@ class Normalization(ChannelLayer):
 
     def get_config(self) -> dict[str, Any]:
         config = {
-            **super().get_config(),
             "epsilon": self.epsilon,
             "center": self.center,
             "scale": self.scale,
@@ -93,4 +92,4 @@ class Normalization(ChannelLayer):
             "beta_constraint": constraints.serialize(self.beta_constraint),
             "gamma_constraint": constraints.serialize(self.gamma_constraint),
         }
-        return {name: value for name, value in config.items() if name not in self._sets_itself}
+        return {**super().get_config(), **self._taken(config)}

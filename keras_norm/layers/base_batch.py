@@ -10,7 +10,7 @@ from keras import initializers, ops
 from keras_norm import arguments, kernels
 from keras_norm.functional import batch_norm
 from keras_norm.layers.base import Normalization
-from keras_norm.moments import Moments
+from keras_norm.moments import Moments, at_least_one
 from keras_norm.sets import Sets
 from keras_norm.tensors import Tensor, cast
 
@@ -115,8 +115,8 @@ class BaseBatchNormalization(Normalization):
         # A set without positions adds 0 to all three sums.
         sums = (ops.sum(ops.reshape(value, (-1, self.moving_mean.shape[0])), 0) for value in (mean, variance, seen))
         mean, variance, seen = sums if of.replicas is None else kernels.sum_over_replicas(tuple(sums))
-        sets_seen = ops.maximum(seen, 1.0)
-        self._assign(mean / sets_seen, variance / sets_seen, seen > 0)
+        number = at_least_one(seen)
+        self._assign(mean / number, variance / number, seen > 0)
 
     def _mean_over_sets(self, moment: Tensor) -> Tensor:
         """The mean over the sets of each channel, which are of one size."""
@@ -131,7 +131,7 @@ class BaseBatchNormalization(Normalization):
         for variable, statistic, ema in (
             (self.moving_mean, mean, self._ema),
             # Squares beyond float32 saturate: a moving statistic would keep an infinity.
-            (self.moving_variance, ops.minimum(variance, 3e38), self._ema_of_variance),
+            (self.moving_variance, ops.clip(variance, 0.0, 3e38), self._ema_of_variance),
         ):
             moving = variable.value
             moved = ema(moving, cast(statistic, variable.dtype))
@@ -152,10 +152,10 @@ class BaseBatchNormalization(Normalization):
         )
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
+        config = {
             "momentum": self.momentum,
             "moving_mean_initializer": initializers.serialize(self.moving_mean_initializer),
             "moving_variance_initializer": initializers.serialize(self.moving_variance_initializer),
             "synchronized": self.synchronized,
         }
+        return {**super().get_config(), **self._taken(config)}

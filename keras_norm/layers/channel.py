@@ -98,6 +98,10 @@ class ChannelLayer(keras.layers.Layer):
         self._channel_sizes(input_shape)
         return input_shape
 
+    def _taken(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The entries of a config that are arguments of this layer."""
+        return {name: value for name, value in config.items() if name not in self._sets_itself}
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **kept_axis(self.axis)}
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 import keras
-from keras import initializers, ops
+from keras import initializers
 
 from keras_norm.layers.base import Normalization
-from keras_norm.tensors import Tensor, cast, upcast
+from keras_norm.tensors import Tensor, cast, tanh, upcast
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -50,7 +50,7 @@ class DynamicTanh(Normalization):
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         h = upcast(x)
-        y = ops.tanh(cast(self.alpha, h.dtype) * h)
+        y = tanh(cast(self.alpha, h.dtype) * h)
         if self.gamma is not None:
             y = y * self._along_channels(self.gamma, x)
         return y if self.beta is None else y + self._along_channels(self.beta, x)

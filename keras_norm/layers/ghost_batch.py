@@ -48,7 +48,7 @@ class GhostBatchNormalization(BaseBatchNormalization):
     _sets_itself = frozenset({"synchronized"})
 
     def __init__(self, ghost_size: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, synchronized=False, **kwargs)
         self.ghost_size = arguments.positive_integer(self._error_prefix, "ghost_size", ghost_size)
 
     def _affine_axes(self, rank: int) -> list[int]:
@@ -78,8 +78,8 @@ class GhostBatchNormalization(BaseBatchNormalization):
         of = sets.instance(runs, axis + 1)
         weights = (self.gamma, self.beta)
         gamma, beta = (arguments.resolve_weight(self._error_prefix, "weights", w, [axis + 1], runs) for w in weights)
-        y, batch = kernels.standardize(runs, of, gamma, beta, self.epsilon, mask)
-        return ops.reshape(y, shape), batch or kernels.moments(runs, of, mask)
+        y, batch = kernels.standardize(runs, of, gamma, beta, self.epsilon, mask, with_moments=True)
+        return ops.reshape(y, shape), batch
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "ghost_size": self.ghost_size}

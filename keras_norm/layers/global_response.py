@@ -58,7 +58,7 @@ class GlobalResponseNormalization(Normalization):
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         x = upcast(select(x, arguments.resolve_mask(self._error_prefix, mask, x)))
         (axis,) = self._affine_axes(len(x.shape))
-        squares = ops.minimum(total(ops.square(x), axes_except(x, 0, axis)), 3e38)  # beyond float32 they saturate
+        squares = ops.clip(total(ops.square(x), axes_except(x, 0, axis)), 0.0, 3e38)  # beyond float32 they saturate
         is_zero = squares == 0  # the root has no gradient there
         norms = ops.where(is_zero, 0.0, ops.sqrt(ops.where(is_zero, 1.0, squares)))
         share = norms / (total(norms, (axis,)) / norms.shape[axis] + self.epsilon)

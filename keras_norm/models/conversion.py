@@ -100,11 +100,16 @@ def _copy(owner: str, model: keras.Model) -> tuple[keras.Model, Copies]:
 
 
 def _copy_matching_weights(old: Layer, new: Layer) -> None:
-    """Copies the weights of equal name and shape."""
-    values = {weight.name: weight for weight in old.weights}
+    """Copies the weights of equal name and shape. What `keras.layers.RMSNormalization` calls scale is gamma."""
+    values = {_name(old, weight): weight for weight in old.weights}
     for weight in new.weights:
-        if weight.name in values and tuple(weight.shape) == tuple(values[weight.name].shape):
-            weight.assign(numpy_copy(values[weight.name]))
+        value = values.get(_name(new, weight))
+        if value is not None and tuple(weight.shape) == tuple(value.shape):
+            weight.assign(numpy_copy(value))
+
+
+def _name(layer: Layer, weight: keras.Variable) -> str:
+    return "gamma" if isinstance(layer, keras.layers.RMSNormalization) else weight.name
 
 
 def _warn_if_not_loadable(owner: str, model: keras.Model, replaced: list[Layer]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 from keras.layers import Layer
 
-from keras_norm.layers import BatchInstanceNormalization
+from keras_norm.layers import BatchInstanceNormalization, MeanOnlyBatchNormalization, SwitchableNormalization
 from keras_norm.models import linear
 from keras_norm.models.conversion import check_model, convert
 from keras_norm.models.graph import Neighbours, find_neighbours
@@ -108,8 +108,8 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True, *, in_pla
 def _absorber(found: Neighbours) -> tuple[Layer, Callable[..., linear.Weights]] | None:
     """The neighbour that can absorb a batch normalization, and the function that scales its weights."""
     norm = _unwrap(found.layer)
-    if isinstance(norm, BatchInstanceNormalization):
-        return None
+    if isinstance(norm, (BatchInstanceNormalization, SwitchableNormalization)):
+        return None  # part of their statistics is taken of each input
     rank = len(found.layer.get_build_config()["input_shape"])
     axis = norm.axis % rank
 
@@ -127,7 +127,7 @@ def _scale_and_shift(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """a and b of each channel, in float64."""
     norm = _unwrap(layer)
     mean, variance = (np.asarray(ops.convert_to_numpy(v), "float64") for v in (norm.moving_mean, norm.moving_variance))
-    a = 1.0 / np.sqrt(variance + norm.epsilon)
+    a = np.ones_like(mean) if isinstance(norm, MeanOnlyBatchNormalization) else 1.0 / np.sqrt(variance + norm.epsilon)
     if norm.scale:
         a = a * ops.convert_to_numpy(norm.gamma)
     b = -a * mean

@@ -8,13 +8,18 @@ from typing import Any
 import keras
 from keras.layers import Layer
 
-from keras_norm.layers import GroupNormalization, LayerNormalization
+from keras_norm.layers import GroupNormalization, LayerNormalization, RMSNormalization
 from keras_norm.models.conversion import convert
 from keras_norm.models.predicates import is_frozen, is_normalization
 
 OWNER = "replace_normalization"
 GROUPED = (GroupNormalization, keras.layers.GroupNormalization)
-WITHOUT_CHANNEL_AXIS = (LayerNormalization, keras.layers.LayerNormalization, keras.layers.RMSNormalization)
+WITHOUT_CHANNEL_AXIS = (
+    LayerNormalization,
+    RMSNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
 WEIGHT_ARGUMENTS = [f"{w}_{kind}" for w in ("beta", "gamma") for kind in ("initializer", "regularizer", "constraint")]
 COPIED_ARGUMENTS = ("name", "dtype", "trainable", "center", "scale", *WEIGHT_ARGUMENTS)
 
@@ -42,7 +47,8 @@ def replace_normalization(
             Groups that do not divide the channels are reduced to the largest divisor, with a warning;
             a function of the old layer that returns the new one, or the old one to keep it.
         where: a function of a normalization that returns whether to replace it. By default all normalizations of Keras
-            and of this package are replaced: batch, group, layer, instance, root mean square.
+            and of this package are replaced, and what people put in their place, `DynamicTanh` and
+            `GlobalResponseNormalization`.
         in_place: whether to convert the model itself, to save memory or because its class cannot be copied. Compile the
             model again, and other models that share its layers.
 

@@ -6,7 +6,7 @@ import keras
 from keras.layers import Layer
 
 from keras_norm import arguments
-from keras_norm.layers import BatchNormalization
+from keras_norm.layers import BatchNormalization, GhostBatchNormalization
 from keras_norm.models.conversion import convert
 from keras_norm.models.predicates import is_batch_normalization
 
@@ -19,7 +19,8 @@ def synchronize_batch_normalization(
     """Returns a copy of a model whose batch normalizations use the global batch of all replicas.
 
     Layers of Keras become `BatchNormalization(synchronized=synchronized)`; layers of this package keep their class.
-    All weights and arguments are copied, and predictions do not change. Frozen layers stay as they are. Call it inside
+    All weights and arguments are copied, and predictions do not change. Frozen layers stay as they are, and so does
+    `GhostBatchNormalization`, whose sets are smaller than the batch of a replica on purpose. Call it inside
     `strategy.scope()`. The result is not compiled, and `model` does not change.
 
     Args:
@@ -47,6 +48,8 @@ def synchronize_batch_normalization(
 
 
 def _synchronized(layer: Layer, synchronized: bool | int) -> Layer:
+    if isinstance(layer, GhostBatchNormalization):
+        return layer
     config = layer.get_config() | {"synchronized": synchronized}
     if not isinstance(layer, keras.layers.BatchNormalization):
         return type(layer).from_config(config)

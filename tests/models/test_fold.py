@@ -1,5 +1,7 @@
 """Batch normalizations that become part of the weights beside them: which ones, and that nothing else changes."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -14,7 +16,13 @@ from support.backends import BACKEND, array
 from support.networks import inputs, mixed, predict, randomized, sequential
 from support.own_classes import Detector, Everywhere, built
 
-KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization]
+KINDS = [
+    kl.BatchNormalization,
+    kn.BatchNormalization,
+    kn.BatchRenormalization,
+    kn.MeanOnlyBatchNormalization,
+    partial(kn.GhostBatchNormalization, 2),
+]
 LINEAR = {
     "Dense": ((6,), lambda **k: kl.Dense(4, **k)),
     "Dense over time": ((5, 6), lambda **k: kl.Dense(4, **k)),
@@ -172,6 +180,7 @@ STAYING = {
     "activation of the layer": lambda: sequential(kl.Conv2D(4, 3, activation="relu"), norm()),
     "activation between": lambda: sequential(kl.Conv2D(4, 3), kl.ReLU(), norm()),
     "other layer": lambda: sequential(kl.Conv2D(4, 3), kn.BatchInstanceNormalization(name="norm")),
+    "mixture": lambda: sequential(kl.Conv2D(4, 3), kn.SwitchableNormalization(name="norm")),
     "class of its own": lambda: sequential(Squared(4), norm(), shape=(6,)),
     **{
         make.__name__: make

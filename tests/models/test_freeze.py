@@ -1,5 +1,7 @@
 """Statistics that stay, whatever `training` and `trainable` say, until they are thawed."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -12,7 +14,14 @@ from support.backends import array
 from support.networks import inputs, mixed, part, predict, sequential
 
 NAMES = ("shared_norm", "inner_norm", "head_norm", "outer_norm")
-KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization, kn.BatchInstanceNormalization]
+KINDS = [
+    kl.BatchNormalization,
+    kn.BatchNormalization,
+    kn.BatchRenormalization,
+    kn.BatchInstanceNormalization,
+    kn.SwitchableNormalization,
+    partial(kn.GhostBatchNormalization, 2),
+]
 
 
 def trained(model):

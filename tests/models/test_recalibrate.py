@@ -1,6 +1,7 @@
 """Moving statistics become the moments of all inputs, pooled in float64."""
 
 import threading
+from functools import partial
 
 import keras
 import numpy as np
@@ -13,7 +14,14 @@ from support.backends import array
 from support.networks import inputs, mixed, part, predict, sequential, text
 
 BATCH = 4
-KINDS = [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization, kn.BatchInstanceNormalization]
+KINDS = [
+    kl.BatchNormalization,
+    kn.BatchNormalization,
+    kn.BatchRenormalization,
+    kn.BatchInstanceNormalization,
+    kn.SwitchableNormalization,
+    partial(kn.GhostBatchNormalization, 2),
+]
 
 
 def recalibrated(model, data, **kwargs):

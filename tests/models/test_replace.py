@@ -25,6 +25,11 @@ def norms(model, kind):
         kn.InstanceNormalization(),
         kn.BatchRenormalization(),
         kn.BatchInstanceNormalization(),
+        kn.FilterResponseNormalization(),
+        kn.GhostBatchNormalization(2),
+        kn.SwitchableNormalization(),
+        kn.GlobalResponseNormalization(),
+        kn.DynamicTanh(),
         kl.GroupNormalization(2),
         kl.LayerNormalization(),
         kl.BatchNormalization(synchronized=keras.backend.backend() == "tensorflow"),
@@ -44,6 +49,25 @@ def test_every_normalization_takes_the_place_of_a_batch_normalization(template):
         for weight in carried:
             np.testing.assert_array_equal(array(weight), values[weight.name])
     assert np.isfinite(predict(new, inputs(model))).all()
+
+
+def test_root_mean_square_normalization_of_keras_hands_its_scale_to_ours_and_back():
+    model = sequential(kl.Dense(4), kl.RMSNormalization())
+    scale = model.layers[1].weights[0]
+    scale.assign([0.5, 1.0, 1.5, 2.0])
+    new = models.replace_normalization(model, kn.RMSNormalization())
+    np.testing.assert_allclose(predict(new, inputs(model)), predict(model, inputs(model)), rtol=1e-5, atol=1e-6)
+    again = models.replace_normalization(new, kl.RMSNormalization())
+    np.testing.assert_array_equal(array(again.layers[1].weights[0]), array(scale))
+
+
+def test_a_normalization_with_a_condition_gets_another_one_inside():
+    x, condition = keras.Input((8, 8, 4)), keras.Input((3,))
+    inner = kn.BatchNormalization(center=False, scale=False)
+    model = keras.Model([x, condition], kn.ConditionalNormalization(inner, name="conditional")(x, condition))
+    new = models.replace_normalization(model, kn.GroupNormalization(2)).get_layer("conditional")
+    assert isinstance(new.normalization, kn.GroupNormalization)
+    assert not new.normalization.scale
 
 
 def test_group_normalization_in_place_is_group_normalization_of_the_same_features():

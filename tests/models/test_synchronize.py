@@ -32,6 +32,11 @@ def test_ours_are_synchronized_in_their_own_class(layer):
     assert (type(new), new.synchronized, new.momentum) == (layer, True, 0.75)
 
 
+def test_runs_of_samples_stay_within_a_replica():
+    model = sequential(kn.GhostBatchNormalization(2))
+    assert models.synchronize_batch_normalization(model).layers[0].ghost_size == 2
+
+
 @pytest.mark.parametrize("synchronized", [4, False])
 def test_the_number_of_replicas_in_a_group_is_passed_on(synchronized):
     new = models.synchronize_batch_normalization(mixed(), synchronized)

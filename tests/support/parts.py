@@ -29,10 +29,13 @@ CALLS = {  # how the layer is made
     "offset 1e4": {"synchronized": True, "momentum": 0.0},
     "batch renorm": {"layer": "BatchRenormalization", "synchronized": True, "r_max": 2.0, "d_max": 1.0},
     "batch instance": {"layer": "BatchInstanceNormalization", "synchronized": True, "rho_initializer": HALF},
+    "switchable": {"layer": "SwitchableNormalization", "synchronized": True},
+    "plain, runs of 2": {"layer": "GhostBatchNormalization", "ghost_size": 2},
     "pairs": {"synchronized": 2},
     "pairs, mask of inputs": {"synchronized": 2},
     "pairs, batch renorm": {"layer": "BatchRenormalization", "synchronized": 2, "r_max": 2.0, "d_max": 1.0},
     "pairs, batch instance": {"layer": "BatchInstanceNormalization", "synchronized": 2, "rho_initializer": HALF},
+    "pairs, switchable": {"layer": "SwitchableNormalization", "synchronized": 2},
 }
 
 

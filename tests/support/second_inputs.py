@@ -71,6 +71,7 @@ class WithStyle(WithSecondInput):
         deviation = np.sqrt(gamma**2 - self.layer.epsilon)
         style = np.stack([beta + deviation, beta - deviation], 1) if rank > 2 else beta
         wide = "float64" if keras.backend.standardize_dtype(inputs.dtype) == "float64" else "float32"
-        style = ops.take(ops.convert_to_tensor(style, wide), kinds_of(inputs), axis=0)
+        chosen = ops.expand_dims(ops.one_hot(kinds_of(inputs), KINDS, dtype=wide), -1)
+        style = ops.sum(chosen * ops.convert_to_tensor(style.reshape(KINDS, -1), wide), 1)
         style = ops.reshape(style, (-1, *[2] * (rank > 2), *[1] * (rank - 3), inputs.shape[axis]))
         return self.layer(inputs, ops.moveaxis(style, -1, axis), content_mask=mask)
