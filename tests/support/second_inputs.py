@@ -74,4 +74,4 @@ class WithStyle(WithSecondInput):
         chosen = ops.expand_dims(ops.one_hot(kinds_of(inputs), KINDS, dtype=wide), -1)
         style = ops.sum(chosen * ops.convert_to_tensor(style.reshape(KINDS, -1), wide), 1)
         style = ops.reshape(style, (-1, *[2] * (rank > 2), *[1] * (rank - 3), inputs.shape[axis]))
-        return self.layer(inputs, ops.moveaxis(style, -1, axis), content_mask=mask)
+        return self.layer(inputs, ops.moveaxis(style, rank - 1, axis), content_mask=mask)
