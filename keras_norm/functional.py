@@ -1,6 +1,7 @@
 """The family as functions of tensors: name the sets, standardize over them, scale and shift.
 
-The functions default to the epsilon of the Group Normalization paper's snippet, 1e-5, the layers to Keras' 1e-3.
+The functions default to the epsilon of their paper, such as 1e-5 in the snippet of Group Normalization, and the layers of
+Keras' own kinds to that of Keras, 1e-3.
 """
 
 from collections.abc import Sequence
@@ -214,7 +215,7 @@ def filter_response_norm(
         array([1.2, 1.6, 0. , 0. ])
 
     Reference: Singh & Krishnan, Filter Response Normalization Layer, CVPR 2020,
-        https://arxiv.org/abs/1911.09737, eq. 1 and 2.
+        https://arxiv.org/abs/1911.09737, section 3.
     """
     owner, x = "filter_response_norm", _floating(x)
     axis = resolve_channel_axis(owner, axis, len(x.shape))

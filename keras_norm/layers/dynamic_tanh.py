@@ -32,7 +32,7 @@ class DynamicTanh(Normalization):
         >>> np.round(y, 2)
         array([[-1.  ,  0.  ,  0.46,  1.  ]], dtype=float32)
 
-    Reference: Zhu et al., Transformers without Normalization, CVPR 2025, https://arxiv.org/abs/2503.10622, eq. 2.
+    Reference: Zhu et al., Transformers without Normalization, CVPR 2025, https://arxiv.org/abs/2503.10622, section 4.
     """
 
     _sets_itself = frozenset({"epsilon"})

@@ -41,7 +41,7 @@ class FilterResponseNormalization(Normalization):
         (4, 8, 8, 6)
 
     Reference: Singh & Krishnan, Filter Response Normalization Layer, CVPR 2020,
-        https://arxiv.org/abs/1911.09737, eq. 1, 2 and 4.
+        https://arxiv.org/abs/1911.09737, section 3.
     """
 
     def __init__(

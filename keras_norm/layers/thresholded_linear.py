@@ -34,7 +34,7 @@ class ThresholdedLinearUnit(ChannelLayer):
         [[-1.  0.  2.]]
 
     Reference: Singh & Krishnan, Filter Response Normalization Layer, CVPR 2020,
-        https://arxiv.org/abs/1911.09737, eq. 3.
+        https://arxiv.org/abs/1911.09737, section 3.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ TAU = np.linspace(-2.0, 3.0, CHANNELS)
 
 
 def formula(x, epsilon):
-    """Equations 1 and 2, with the channels last."""
+    """x / sqrt(nu^2 + |epsilon|), with the channels last."""
     nu2 = (x**2).mean(tuple(range(1, x.ndim - 1)), keepdims=True)
     return x / np.sqrt(nu2 + np.abs(epsilon))
 
