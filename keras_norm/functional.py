@@ -1,7 +1,7 @@
 """The family as functions of tensors: name the sets, standardize over them, scale and shift.
 
-The functions default to the epsilon of their paper, such as 1e-5 in the snippet of Group Normalization, where the layers
-default to Keras' 1e-3.
+The functions default to the epsilon of their paper, such as 1e-5 in the snippet of Group Normalization. The layers
+default to that of Keras.
 """
 
 from collections.abc import Sequence
