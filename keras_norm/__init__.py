@@ -14,8 +14,10 @@ from keras_norm.layers import GroupNormalization as GroupNormalization
 from keras_norm.layers import InstanceNormalization as InstanceNormalization
 from keras_norm.layers import LayerNormalization as LayerNormalization
 from keras_norm.layers import MeanOnlyBatchNormalization as MeanOnlyBatchNormalization
+from keras_norm.reparametrization import ScaledWeightStandardization as ScaledWeightStandardization
 from keras_norm.reparametrization import SpectralNormalization as SpectralNormalization
 from keras_norm.reparametrization import WeightNormalization as WeightNormalization
+from keras_norm.reparametrization import WeightStandardization as WeightStandardization
 from keras_norm.reparametrization import initialize_from_data as initialize_from_data
 
 __version__ = "0.1.0"
