@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-import keras_norm as kn
 from keras_norm import models
 from support.backends import array, tensorflow_only
 from support.cases import CASES, CHANNELS, random_input

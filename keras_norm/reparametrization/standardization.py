@@ -136,8 +136,8 @@ class ScaledWeightStandardization(KernelStandardization):
         >>> round(float(np.std(y)), 1)
         1.0
 
-    Reference: Brock et al., Characterizing Signal Propagation, ICLR 2021, https://arxiv.org/abs/2101.08692, section 4;
-        with g in Brock et al., High-Performance Image Recognition Without Normalization, ICML 2021,
+    Reference: Brock et al., Characterizing Signal Propagation, ICLR 2021, https://arxiv.org/abs/2101.08692; with a
+        trained g in Brock et al., High-Performance Image Recognition Without Normalization, ICML 2021,
         https://arxiv.org/abs/2102.06171.
     """
 
