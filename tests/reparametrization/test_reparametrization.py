@@ -72,7 +72,7 @@ def test_kernels_of_different_ranks_are_trained_alike_under_torch_compile(wrappe
         keras.utils.set_random_seed(0)
         hidden = [wrapper(layers.Conv2D(3, 2)), layers.Flatten(), wrapper(layers.Dense(4))]
         model = keras.Sequential([keras.Input(x.shape[1:]), *hidden, layers.Dense(1)])
-        model.compile(keras.optimizers.SGD(1e-3), "mse", jit_compile=jit_compile)
+        model.compile(keras.optimizers.SGD(1e-4), "mse", jit_compile=jit_compile)
         model.fit(x, np.ones((8, 1)), batch_size=4, epochs=2, shuffle=False, verbose=0)
         trained.append(model)
     for plain, compiled in zip(*(model.weights for model in trained), strict=True):
