@@ -23,8 +23,10 @@ from keras_norm.layers import MeanOnlyBatchNormalization as MeanOnlyBatchNormali
 from keras_norm.layers import RMSNormalization as RMSNormalization
 from keras_norm.layers import SwitchableNormalization as SwitchableNormalization
 from keras_norm.layers import ThresholdedLinearUnit as ThresholdedLinearUnit
+from keras_norm.reparametrization import ScaledWeightStandardization as ScaledWeightStandardization
 from keras_norm.reparametrization import SpectralNormalization as SpectralNormalization
 from keras_norm.reparametrization import WeightNormalization as WeightNormalization
+from keras_norm.reparametrization import WeightStandardization as WeightStandardization
 from keras_norm.reparametrization import initialize_from_data as initialize_from_data
 
 __version__ = "0.1.0"

@@ -60,10 +60,10 @@ def number(owner: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def positive(owner: str, name: str, value: Any) -> float:
+def positive(owner: str, name: str, value: Any, hint: str = "Keras' default is 1e-3") -> float:
     """`value` as a float above 0."""
     if not number(owner, name, value) > 0:
-        raise ValueError(f"{owner}: {name} must be positive. Received: {name}={value} (Keras' default is 1e-3).")
+        raise ValueError(f"{owner}: {name} must be positive. Received: {name}={value} ({hint}).")
     return float(value)
 
 

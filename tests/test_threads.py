@@ -6,20 +6,20 @@ import keras
 import numpy as np
 import pytest
 
-import keras_norm as kn
 from keras_norm import models
 from support.backends import array, tensorflow_only
 from support.cases import CASES, CHANNELS, random_input
+from support.wrapped_layers import WRAPPERS
 
 TIMES = 6
 X = random_input(8, 3, 4, CHANNELS, dtype="float32")
 
 
 def network(cases=CASES):
-    """Each layer on its own, and both wrappers, with a head."""
+    """Each layer on its own, and all wrappers, with a head."""
     inputs = keras.Input(X.shape[1:])
     outputs = [case.built((None, *X.shape[1:]))(inputs) for case in cases]
-    for wrapper in (kn.WeightNormalization, kn.SpectralNormalization):
+    for wrapper in WRAPPERS:
         outputs.append(wrapper(keras.layers.Dense(CHANNELS))(inputs))
     model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Concatenate()(outputs)))
     model.compile(keras.optimizers.SGD(1e-3), "mse")

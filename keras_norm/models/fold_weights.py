@@ -12,8 +12,9 @@ from keras_norm.walk import all_layers
 
 
 def fold_weights(model: keras.Model, *, in_place: bool = False) -> keras.Model:
-    """Returns a copy of a model with plain layers in place of `WeightNormalization` and `SpectralNormalization`.
+    """Returns a copy of a model with plain layers in place of wrappers that compute a kernel in each call.
 
+    These are `WeightNormalization`, `SpectralNormalization`, `WeightStandardization` and `ScaledWeightStandardization`.
     Each plain layer has the effective kernel of inference, as from `layer.fold()`, and the name of the wrapper. Use it
     for inference, export, quantization and LoRA. Predictions stay the same up to rounding. The result is not compiled,
     and `model` does not change.

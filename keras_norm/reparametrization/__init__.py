@@ -3,4 +3,6 @@
 from keras_norm.reparametrization.base import KernelReparametrization as KernelReparametrization
 from keras_norm.reparametrization.initialization import initialize_from_data as initialize_from_data
 from keras_norm.reparametrization.spectral import SpectralNormalization as SpectralNormalization
+from keras_norm.reparametrization.standardization import ScaledWeightStandardization as ScaledWeightStandardization
+from keras_norm.reparametrization.standardization import WeightStandardization as WeightStandardization
 from keras_norm.reparametrization.weight import WeightNormalization as WeightNormalization

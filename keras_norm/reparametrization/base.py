@@ -22,9 +22,9 @@ class KernelReparametrization(keras.layers.Wrapper):
     """Abstract base class: a subclass defines the formula of the kernel in `_effective_kernel`.
 
     A kernel is seen as a matrix of shape `(rest, units)` with one column per output unit, in float32 or wider. The
-    formula computes the effective kernel from the stored one and a vector with one value per unit, and the layer runs
-    with it. Nothing is assigned: gradients reach the stored kernel through the formula. Regularizers and constraints
-    act on the stored kernel.
+    formula computes the effective kernel from the stored one and, in most subclasses, a vector with one value per unit.
+    The layer runs with it. Nothing is assigned: gradients reach the stored kernel through the formula. Regularizers and
+    constraints act on the stored kernel.
 
     Args:
         layer: the layer to wrap. Its dtype policy applies; the wrapper takes none.
@@ -43,7 +43,7 @@ class KernelReparametrization(keras.layers.Wrapper):
             re-parametrized inside the layer; when built or called, if LoRA or quantization has replaced the weight.
     """
 
-    _vector_name: str
+    _vector_name: str | None = None  # without a name there is no vector
     _vector_is_trained: bool
 
     def __init__(
@@ -67,7 +67,7 @@ class KernelReparametrization(keras.layers.Wrapper):
         self.axis = axis
         self.supports_masking = layer.supports_masking
         self._kernels: tuple[Kernel, ...] = ()
-        self._vectors: tuple[keras.Variable, ...] = ()
+        self._vectors: tuple[keras.Variable | None, ...] = ()
 
     @property
     def _error_prefix(self) -> str:
@@ -81,6 +81,8 @@ class KernelReparametrization(keras.layers.Wrapper):
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
         self._kernels = find_kernels(self._error_prefix, self.layer, self.weight_name, self.axis)
+        for kernel in self._kernels:
+            self._check_kernel(kernel)
         self._check_kernels_are_read()
         self._check_parametrized_once()
         self._check_wrapped_once()
@@ -106,12 +108,14 @@ class KernelReparametrization(keras.layers.Wrapper):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute 'state_size'")
         raise ValueError(_wrong_order(self._error_prefix, "RNN", self.layer.name))
 
-    @abstractmethod
+    def _check_kernel(self, kernel: Kernel) -> None:
+        """Refuses a kernel for which the formula has no meaning."""
+
     def _initial_vector(self, matrix: Tensor) -> Tensor:
-        """The initial vector of shape `(units,)` for a kernel of shape `(rest, units)`."""
+        """The initial vector of shape `(units,)` for a kernel of shape `(rest, units)`, where there is a vector."""
 
     @abstractmethod
-    def _effective_kernel(self, matrix: Tensor, vector: keras.Variable, training: bool | None) -> Tensor:
+    def _effective_kernel(self, matrix: Tensor, vector: keras.Variable | None, training: bool | None) -> Tensor:
         """The effective kernel of shape `(rest, units)` from the stored one."""
 
     def fold(self) -> keras.layers.Layer:
@@ -152,8 +156,10 @@ class KernelReparametrization(keras.layers.Wrapper):
             effective.append((kernel.weight, kernel.from_matrix(matrix)))
         return effective
 
-    def _add_vector(self, kernel: Kernel) -> keras.Variable:
-        """Adds the weight with one value per unit of `kernel`."""
+    def _add_vector(self, kernel: Kernel) -> keras.Variable | None:
+        """Adds the weight with one value per unit of `kernel`, where the formula has one."""
+        if self._vector_name is None:
+            return None
         prefix = f"{kernel.weight.name}_" if len(self._kernels) > 1 else ""
         return self.add_weight(
             name=prefix + self._vector_name,

@@ -61,7 +61,7 @@ def add(folder):
         keras.utils.set_random_seed(0)
         model = make()
         x = inputs(model)
-        model.compile("sgd", "mse")
+        model.compile(keras.optimizers.SGD(1e-4), "mse")
         model.fit(x, np.ones((5, *model.output_shape[1:])), epochs=2, verbose=0)
         model.save(folder / f"{stem(name)}.keras")
         model.save_weights(folder / f"{stem(name)}.weights.h5")

@@ -32,7 +32,7 @@ def test_the_folded_model_is_plain_and_predicts_the_same(wrapper):
     y, before = array(model(x)), weights(model)
     folded = kn.models.fold_weights(model)
     np.testing.assert_allclose(array(folded(x)), y, rtol=1e-5, atol=1e-5)
-    assert not [part for part in folded._flatten_layers() if isinstance(part, (SPECTRAL, WEIGHT))]
+    assert not [part for part in folded._flatten_layers() if isinstance(part, tuple(WRAPPERS))]
     assert {layer.name for layer in folded.layers} >= {"shared", "both"}
     assert_untouched(model, before)
     np.testing.assert_array_equal(array(model(x)), y)

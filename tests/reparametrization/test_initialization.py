@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_norm.reparametrization import SpectralNormalization, WeightNormalization, initialize_from_data
+from keras_norm.reparametrization import (
+    ScaledWeightStandardization,
+    SpectralNormalization,
+    WeightNormalization,
+    WeightStandardization,
+    initialize_from_data,
+)
 from support.backends import BACKEND, array
 from support.wrapped_layers import BY_NAME, KINDS
 
@@ -142,6 +148,8 @@ def test_what_has_no_units_of_its_own_in_the_output_is_left_as_it_is():
             WeightNormalization(layers.Conv1D(3, 2), axis=0),
             wrapped(layers.GRU(3)),
             SpectralNormalization(layers.Dense(4)),
+            WeightStandardization(layers.Dense(4)),
+            ScaledWeightStandardization(layers.Dense(4)),
             wrapped(layers.Dense(2)),
         ]
     )

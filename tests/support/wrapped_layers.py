@@ -9,7 +9,12 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_norm.reparametrization import SpectralNormalization, WeightNormalization
+from keras_norm.reparametrization import (
+    ScaledWeightStandardization,
+    SpectralNormalization,
+    WeightNormalization,
+    WeightStandardization,
+)
 from support.backends import array, gradients
 
 VOCABULARY = 7
@@ -72,7 +77,15 @@ KINDS = [
     Kind("LSTM", partial(layers.LSTM, 3), (4, 5), last_of(2, "recurrent_kernel")),
 ]
 BY_NAME = {kind.name: kind for kind in KINDS}
-WRAPPERS = [WeightNormalization, SpectralNormalization]
+# The effective kernel of a wrapper that has just been built, as a matrix (rest, units), by NumPy.
+AT_START = {
+    WeightNormalization: lambda v: v,
+    SpectralNormalization: lambda v: v / np.linalg.svd(v, compute_uv=False)[0],
+    WeightStandardization: lambda v: (v - v.mean(0)) / np.sqrt(v.var(0) + 1e-6),
+    ScaledWeightStandardization: lambda v: (v - v.mean(0)) / np.sqrt(len(v) * v.var(0) + 1e-4),
+}
+WRAPPERS = list(AT_START)
+VECTORS = {WeightNormalization: "g", SpectralNormalization: "u", ScaledWeightStandardization: "g"}
 
 
 def model_of_all(wrapper, unroll=False):
