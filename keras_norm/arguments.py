@@ -18,6 +18,13 @@ def integer(owner: str, name: str, value: Any) -> int:
     return int(value)
 
 
+def positive_integer(owner: str, name: str, value: Any) -> int:
+    """`value` as an int above 0."""
+    if integer(owner, name, value) < 1:
+        raise ValueError(f"{owner}: {name} must be positive. Received: {name}={value}.")
+    return int(value)
+
+
 def boolean(owner: str, name: str, value: Any) -> bool:
     """`value` as a bool."""
     if value not in (True, False):
