@@ -8,13 +8,13 @@ from keras import constraints, initializers, regularizers
 
 from keras_norm import arguments
 from keras_norm.layers.signatures import describe
-from keras_norm.tensors import Tensor, at_least_float32
+from keras_norm.tensors import Tensor, at_least_float32, cast
 
 _OF_EVERY_LAYER = frozenset(inspect.signature(keras.layers.Layer.__init__).parameters)
 
 
 class LayerNormCell(keras.layers.Layer):
-    """Abstract base of the layer-normalized cells. A subclass derives from a cell of Keras too, whose `call` it replaces.
+    """Abstract base of the layer-normalized cells. A subclass is a cell of Keras too, whose `call` it replaces.
 
     The arguments, weights and states of the Keras cell come first, under their names and in their order. A cell runs
     wherever that one does: in `keras.layers.RNN` and `Bidirectional`, stacked, stateful, masked, unrolled.
@@ -80,7 +80,9 @@ class LayerNormCell(keras.layers.Layer):
         return self.add_weight(name=name, shape=(size,), dtype=dtype, autocast=False, **keywords)
 
     def _after_dropout(self, inputs: Tensor, state: Tensor, training: bool | None) -> tuple[Tensor, Tensor]:
-        """The inputs and the former output, in training without what their masks drop."""
+        """The inputs, integers too, and the former output; in training without what their masks drop."""
+        # Products of these by @, as `ops.matmul` gives float32 for float64 on torch.
+        inputs = cast(inputs, self.compute_dtype)
         if training and self.dropout:
             inputs = inputs * self.get_dropout_mask(inputs)
         if training and self.recurrent_dropout:

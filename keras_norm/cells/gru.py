@@ -71,8 +71,8 @@ class LayerNormGRUCell(LayerNormCell, keras.layers.GRUCell):
         x_beta, h_beta = self.kernel_beta, self.recurrent_beta
         if self.use_bias:
             x_beta, h_beta = x_beta + self.bias[0], h_beta + self.bias[1]
-        x_gates, x_h = self._normalize(ops.matmul(x, self.kernel), self.kernel_gamma, x_beta)
-        h_gates, h_h = self._normalize(ops.matmul(h, self.recurrent_kernel), self.recurrent_gamma, h_beta)
+        x_gates, x_h = self._normalize(x @ self.kernel, self.kernel_gamma, x_beta)
+        h_gates, h_h = self._normalize(h @ self.recurrent_kernel, self.recurrent_gamma, h_beta)
         z, r = ops.split(self.recurrent_activation(x_gates + h_gates), 2, axis=-1)
         h = z * former + (1 - z) * self.activation(x_h + r * h_h)
         return h, [h] if isinstance(states, (list, tuple)) else h

@@ -60,9 +60,10 @@ class LayerNormLSTMCell(LayerNormCell, keras.layers.LSTMCell):
     def call(self, inputs: Tensor, states: list[Tensor], training: bool | None = False) -> tuple[Tensor, list[Tensor]]:
         h, c = states
         x, h = self._after_dropout(inputs, h, training)
-        z = layer_norm(ops.matmul(x, self.kernel), self.kernel_gamma, self.kernel_beta, self.epsilon)
-        u = layer_norm(ops.matmul(h, self.recurrent_kernel), self.recurrent_gamma, self.recurrent_beta, self.epsilon)
-        z = z + u + self.bias if self.use_bias else z + u
+        z = layer_norm(x @ self.kernel, self.kernel_gamma, self.kernel_beta, self.epsilon)
+        z = z + layer_norm(h @ self.recurrent_kernel, self.recurrent_gamma, self.recurrent_beta, self.epsilon)
+        if self.use_bias:
+            z = z + self.bias
         i, f, g, o = ops.split(z, 4, axis=-1)
         c = self.recurrent_activation(f) * c + self.recurrent_activation(i) * self.activation(g)
         c = layer_norm(c, self.state_gamma, self.state_beta, self.epsilon)

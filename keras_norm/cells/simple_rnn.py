@@ -3,11 +3,10 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_norm.cells.base import LayerNormCell
 from keras_norm.functional import layer_norm
-from keras_norm.tensors import Tensor
+from keras_norm.tensors import Tensor, cast
 
 
 @keras.saving.register_keras_serializable("keras_norm")
@@ -55,6 +54,7 @@ class LayerNormSimpleRNNCell(LayerNormCell, keras.layers.SimpleRNNCell):
     def call(self, inputs: Tensor, states: Any, training: bool | None = False) -> tuple[Tensor, Any]:
         former = states[0] if isinstance(states, (list, tuple)) else states
         x, h = self._after_dropout(inputs, former, training)
-        z = ops.matmul(x, self.kernel) + ops.matmul(h, self.recurrent_kernel)
-        h = self.activation(layer_norm(z, self.gamma, self.bias, self.epsilon))
+        z = x @ self.kernel + h @ self.recurrent_kernel
+        # Keras' tanh gives float32 for float64 on JAX, where a state must keep its dtype.
+        h = cast(self.activation(layer_norm(z, self.gamma, self.bias, self.epsilon)), z.dtype)
         return h, [h] if isinstance(states, (list, tuple)) else h
