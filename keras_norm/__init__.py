@@ -6,6 +6,9 @@ from keras_norm import distribute as distribute
 from keras_norm import functional as functional
 from keras_norm import models as models
 from keras_norm import schedules as schedules
+from keras_norm.cells import LayerNormGRUCell as LayerNormGRUCell
+from keras_norm.cells import LayerNormLSTMCell as LayerNormLSTMCell
+from keras_norm.cells import LayerNormSimpleRNNCell as LayerNormSimpleRNNCell
 from keras_norm.layers import AdaptiveInstanceNormalization as AdaptiveInstanceNormalization
 from keras_norm.layers import BatchInstanceNormalization as BatchInstanceNormalization
 from keras_norm.layers import BatchNormalization as BatchNormalization

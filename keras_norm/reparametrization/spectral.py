@@ -55,12 +55,7 @@ class SpectralNormalization(KernelReparametrization):
         **kwargs: Any,
     ) -> None:
         super().__init__(layer, weight_name, axis, **kwargs)
-        self.power_iterations = arguments.integer(self._error_prefix, "power_iterations", power_iterations)
-        if self.power_iterations < 1:
-            raise ValueError(
-                f"{self._error_prefix}: power_iterations must be positive. "
-                f"Received: power_iterations={power_iterations}."
-            )
+        self.power_iterations = arguments.positive_integer(self._error_prefix, "power_iterations", power_iterations)
 
     @property
     def u(self) -> list[keras.Variable]:

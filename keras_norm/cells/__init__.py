@@ -1,0 +1,5 @@
+"""Layer-normalized recurrent cells, a file each, for `keras.layers.RNN`."""
+
+from keras_norm.cells.gru import LayerNormGRUCell as LayerNormGRUCell
+from keras_norm.cells.lstm import LayerNormLSTMCell as LayerNormLSTMCell
+from keras_norm.cells.simple_rnn import LayerNormSimpleRNNCell as LayerNormSimpleRNNCell
