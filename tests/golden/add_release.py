@@ -35,11 +35,21 @@ def of_case(case):
     )
 
 
+def of_cell(cell):
+    return keras.Sequential([keras.Input((4, CHANNELS)), keras.layers.RNN(cell(3)), keras.layers.Dense(2)])
+
+
+def of_thresholds():
+    return keras.Sequential([keras.Input(SHAPE), keras.layers.Conv2D(CHANNELS, 1), kn.ThresholdedLinearUnit()])
+
+
+CELLS = (kn.LayerNormGRUCell, kn.LayerNormLSTMCell, kn.LayerNormSimpleRNNCell)
 MODELS = {case.name: partial(of_case, case) for case in CASES} | {
     f"{wrapper.__name__}({kind})": partial(BY_NAME[kind].model, wrapper)
     for wrapper in WRAPPERS
     for kind in ("Dense", "Conv2DTranspose", "Embedding", "LSTM")
 }
+MODELS |= {cell.__name__: partial(of_cell, cell) for cell in CELLS} | {"ThresholdedLinearUnit": of_thresholds}
 
 
 def stem(name):
