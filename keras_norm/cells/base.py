@@ -4,16 +4,16 @@ import inspect
 from typing import Any
 
 import keras
-from keras import constraints, initializers, regularizers
 
 from keras_norm import arguments
+from keras_norm.layers.affine import Affine
 from keras_norm.layers.signatures import describe
-from keras_norm.tensors import Tensor, at_least_float32, cast
+from keras_norm.tensors import Tensor, cast
 
 _OF_EVERY_LAYER = frozenset(inspect.signature(keras.layers.Layer.__init__).parameters)
 
 
-class LayerNormCell(keras.layers.Layer):
+class LayerNormCell(Affine):
     """Abstract base of the layer-normalized cells. A subclass is a cell of Keras too, whose `call` it replaces.
 
     The arguments, weights and states of the Keras cell come first, under their names and in their order. A cell runs
@@ -65,19 +65,12 @@ class LayerNormCell(keras.layers.Layer):
         super().__init__(units, *args, **kwargs)
         self.dropout_mask_count = None  # one mask for all gates, which share a product
         self.epsilon = arguments.positive(owner, "epsilon", epsilon)
-        self.beta_initializer = initializers.get(beta_initializer)
-        self.gamma_initializer = initializers.get(gamma_initializer)
-        self.beta_regularizer = regularizers.get(beta_regularizer)
-        self.gamma_regularizer = regularizers.get(gamma_regularizer)
-        self.beta_constraint = constraints.get(beta_constraint)
-        self.gamma_constraint = constraints.get(gamma_constraint)
+        of_beta = (beta_initializer, beta_regularizer, beta_constraint)
+        self._set_affine(*of_beta, gamma_initializer, gamma_regularizer, gamma_constraint)
 
-    def _add_vector(self, name: str, size: int) -> keras.Variable:
-        """A gamma or beta, as the end of its name says, in float32 or wider, which autocasting leaves alone."""
-        kind = name.rpartition("_")[2]
-        keywords = {role: getattr(self, f"{kind}_{role}") for role in ("initializer", "regularizer", "constraint")}
-        dtype = at_least_float32(self.variable_dtype)
-        return self.add_weight(name=name, shape=(size,), dtype=dtype, autocast=False, **keywords)
+    def _add_gamma_and_beta(self, of: str, size: int) -> tuple[keras.Variable, keras.Variable]:
+        """The two weights of a normalization of so many columns."""
+        return self._add_affine(f"{of}_gamma", (size,)), self._add_affine(f"{of}_beta", (size,))
 
     def _after_dropout(self, inputs: Tensor, state: Tensor, training: bool | None) -> tuple[Tensor, Tensor]:
         """The inputs, integers too, and the former output; in training without what their masks drop."""
@@ -93,11 +86,6 @@ class LayerNormCell(keras.layers.Layer):
         config = {
             **super().get_config(),
             "epsilon": self.epsilon,
-            "beta_initializer": initializers.serialize(self.beta_initializer),
-            "gamma_initializer": initializers.serialize(self.gamma_initializer),
-            "beta_regularizer": regularizers.serialize(self.beta_regularizer),
-            "gamma_regularizer": regularizers.serialize(self.gamma_regularizer),
-            "beta_constraint": constraints.serialize(self.beta_constraint),
-            "gamma_constraint": constraints.serialize(self.gamma_constraint),
+            **self._affine_config(),
         }
         return {name: value for name, value in config.items() if name not in self._sets_itself}

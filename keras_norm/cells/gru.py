@@ -60,10 +60,8 @@ class LayerNormGRUCell(LayerNormCell, keras.layers.GRUCell):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
-        self.kernel_gamma = self._add_vector("kernel_gamma", 3 * self.units)
-        self.kernel_beta = self._add_vector("kernel_beta", 3 * self.units)
-        self.recurrent_gamma = self._add_vector("recurrent_gamma", 3 * self.units)
-        self.recurrent_beta = self._add_vector("recurrent_beta", 3 * self.units)
+        self.kernel_gamma, self.kernel_beta = self._add_gamma_and_beta("kernel", 3 * self.units)
+        self.recurrent_gamma, self.recurrent_beta = self._add_gamma_and_beta("recurrent", 3 * self.units)
 
     def call(self, inputs: Tensor, states: Any, training: bool | None = False) -> tuple[Tensor, Any]:
         former = states[0] if isinstance(states, (list, tuple)) else states

@@ -50,12 +50,9 @@ class LayerNormLSTMCell(LayerNormCell, keras.layers.LSTMCell):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
-        self.kernel_gamma = self._add_vector("kernel_gamma", 4 * self.units)
-        self.kernel_beta = self._add_vector("kernel_beta", 4 * self.units)
-        self.recurrent_gamma = self._add_vector("recurrent_gamma", 4 * self.units)
-        self.recurrent_beta = self._add_vector("recurrent_beta", 4 * self.units)
-        self.state_gamma = self._add_vector("state_gamma", self.units)
-        self.state_beta = self._add_vector("state_beta", self.units)
+        self.kernel_gamma, self.kernel_beta = self._add_gamma_and_beta("kernel", 4 * self.units)
+        self.recurrent_gamma, self.recurrent_beta = self._add_gamma_and_beta("recurrent", 4 * self.units)
+        self.state_gamma, self.state_beta = self._add_gamma_and_beta("state", self.units)
 
     def call(self, inputs: Tensor, states: list[Tensor], training: bool | None = False) -> tuple[Tensor, list[Tensor]]:
         h, c = states

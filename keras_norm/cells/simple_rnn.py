@@ -49,7 +49,7 @@ class LayerNormSimpleRNNCell(LayerNormCell, keras.layers.SimpleRNNCell):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
-        self.gamma = self._add_vector("gamma", self.units)
+        self.gamma = self._add_affine("gamma", (self.units,))
 
     def call(self, inputs: Tensor, states: Any, training: bool | None = False) -> tuple[Tensor, Any]:
         former = states[0] if isinstance(states, (list, tuple)) else states

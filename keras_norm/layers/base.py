@@ -3,8 +3,6 @@
 from abc import abstractmethod
 from typing import Any
 
-from keras import constraints, initializers, regularizers
-
 from keras_norm import arguments
 from keras_norm.layers.channel import ChannelLayer
 from keras_norm.tensors import Tensor, cast
@@ -54,24 +52,16 @@ class Normalization(ChannelLayer):
         self.epsilon = arguments.positive(self._error_prefix, "epsilon", epsilon)
         self.center = arguments.boolean(self._error_prefix, "center", center)
         self.scale = arguments.boolean(self._error_prefix, "scale", scale)
-        self.beta_initializer = initializers.get(beta_initializer)
-        self.gamma_initializer = initializers.get(gamma_initializer)
-        self.beta_regularizer = regularizers.get(beta_regularizer)
-        self.gamma_regularizer = regularizers.get(gamma_regularizer)
-        self.beta_constraint = constraints.get(beta_constraint)
-        self.gamma_constraint = constraints.get(gamma_constraint)
+        of_beta = (beta_initializer, beta_regularizer, beta_constraint)
+        self._set_affine(*of_beta, gamma_initializer, gamma_regularizer, gamma_constraint)
         self.gamma: Any = None
         self.beta: Any = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         sizes = self._channel_sizes(input_shape)
-        for name, is_wanted in (("gamma", self.scale), ("beta", self.center)):
-            if is_wanted:
-                keywords = {
-                    role: getattr(self, f"{name}_{role}") for role in ("initializer", "regularizer", "constraint")
-                }
-                setattr(self, name, self._add_float32_weight(name, sizes, **keywords))
+        self.gamma = self._add_affine("gamma", sizes) if self.scale else None
+        self.beta = self._add_affine("beta", sizes) if self.center else None
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         return cast(self._normalize(self._as_computed(inputs), training, mask), self.compute_dtype)
@@ -85,11 +75,6 @@ class Normalization(ChannelLayer):
             "epsilon": self.epsilon,
             "center": self.center,
             "scale": self.scale,
-            "beta_initializer": initializers.serialize(self.beta_initializer),
-            "gamma_initializer": initializers.serialize(self.gamma_initializer),
-            "beta_regularizer": regularizers.serialize(self.beta_regularizer),
-            "gamma_regularizer": regularizers.serialize(self.gamma_regularizer),
-            "beta_constraint": constraints.serialize(self.beta_constraint),
-            "gamma_constraint": constraints.serialize(self.gamma_constraint),
+            **self._affine_config(),
         }
         return {**super().get_config(), **self._taken(config)}

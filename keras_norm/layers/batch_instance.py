@@ -5,9 +5,9 @@ from typing import Any
 import keras
 from keras import initializers, ops
 
-from keras_norm import arguments
 from keras_norm.functional import instance_norm
 from keras_norm.layers.base_batch import BaseBatchNormalization
+from keras_norm.layers.channel import ChannelLayer
 from keras_norm.tensors import Tensor, upcast
 
 
@@ -58,6 +58,8 @@ class BatchInstanceNormalization(BaseBatchNormalization):
     Reference: Nam & Kim, Batch-Instance Normalization, NeurIPS 2018, https://arxiv.org/abs/1805.07925, eq. 3 and 4.
     """
 
+    _affine_axes = ChannelLayer._affine_axes  # samples are told apart, so axis 0 holds no channels
+
     def __init__(self, *args: Any, rho_initializer: Any = "ones", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rho_initializer = initializers.get(rho_initializer)
@@ -67,9 +69,6 @@ class BatchInstanceNormalization(BaseBatchNormalization):
         super().build(input_shape)
         shape = (input_shape[self.axis],)
         self.rho = self._add_float32_weight("rho", shape, self.rho_initializer, constraint=UnitInterval())
-
-    def _affine_axes(self, rank: int) -> list[int]:
-        return [arguments.resolve_channel_axis(self._error_prefix, self.axis, rank)]
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         x = upcast(x)

@@ -7,12 +7,13 @@ import keras
 from keras import ops
 
 from keras_norm import arguments
+from keras_norm.layers.affine import Affine
 from keras_norm.layers.signatures import describe
 from keras_norm.legacy import kept_axis, with_kept_axis
 from keras_norm.tensors import Tensor, at_least_float32, cast, dtype_name
 
 
-class ChannelLayer(keras.layers.Layer):
+class ChannelLayer(Affine):
     """Abstract base of all layers of this package that have a channel axis.
 
     Weights are float32 or wider under every dtype policy. Inputs are not cast on the way in, so that float32 inputs
@@ -79,11 +80,6 @@ class ChannelLayer(keras.layers.Layer):
         """The sizes of these axes."""
         axes = self._affine_axes(arguments.rank_of(self._error_prefix, input_shape))
         return tuple(input_shape[a] for a in axes)
-
-    def _add_float32_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
-        """A weight in float32 or wider, which autocasting leaves alone."""
-        kwargs |= {"dtype": at_least_float32(self.variable_dtype), "autocast": False}
-        return self.add_weight(name=name, shape=tuple(shape), initializer=initializer, **kwargs)
 
     def _along_channels(self, values: Tensor | None, x: Tensor) -> Tensor | None:
         """Values along the channel axis or axes, shaped to broadcast against `x`."""

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_norm import arguments, kernels, sets
 from keras_norm.layers.base_batch import BaseBatchNormalization
+from keras_norm.layers.channel import ChannelLayer
 from keras_norm.moments import Moments
 from keras_norm.tensors import Tensor
 
@@ -46,13 +47,11 @@ class GhostBatchNormalization(BaseBatchNormalization):
     """
 
     _sets_itself = frozenset({"synchronized"})
+    _affine_axes = ChannelLayer._affine_axes  # samples are told apart, so axis 0 holds no channels
 
     def __init__(self, ghost_size: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, synchronized=False, **kwargs)
         self.ghost_size = arguments.positive_integer(self._error_prefix, "ghost_size", ghost_size)
-
-    def _affine_axes(self, rank: int) -> list[int]:
-        return [arguments.resolve_channel_axis(self._error_prefix, self.axis, rank)]
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         if not self._uses_the_batch(training):

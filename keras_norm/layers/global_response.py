@@ -44,16 +44,9 @@ class GlobalResponseNormalization(Normalization):
     """
 
     def __init__(
-        self,
-        axis: int = -1,
-        epsilon: float = 1e-6,
-        center: bool = True,
-        scale: bool = True,
-        beta_initializer: Any = "zeros",
-        gamma_initializer: Any = "zeros",
-        **kwargs: Any,
+        self, axis: int = -1, epsilon: float = 1e-6, *, gamma_initializer: Any = "zeros", **kwargs: Any
     ) -> None:
-        super().__init__(axis, epsilon, center, scale, beta_initializer, gamma_initializer, **kwargs)
+        super().__init__(axis, epsilon, gamma_initializer=gamma_initializer, **kwargs)
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         x = upcast(select(x, arguments.resolve_mask(self._error_prefix, mask, x)))

@@ -7,6 +7,7 @@ from keras import initializers, ops
 
 from keras_norm import arguments, kernels, sets
 from keras_norm.layers.base_batch import BaseBatchNormalization
+from keras_norm.layers.channel import ChannelLayer
 from keras_norm.sets import axes_except, merge, split
 from keras_norm.tensors import Tensor, at_least_float32, cast, select, upcast
 
@@ -43,6 +44,8 @@ class SwitchableNormalization(BaseBatchNormalization):
         https://arxiv.org/abs/1806.10779, eq. 3 to 5.
     """
 
+    _affine_axes = ChannelLayer._affine_axes  # samples are told apart, so axis 0 holds no channels
+
     def __init__(self, *args: Any, logits_initializer: Any = "ones", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.logits_initializer = initializers.get(logits_initializer)
@@ -51,9 +54,6 @@ class SwitchableNormalization(BaseBatchNormalization):
         super().build(input_shape)
         self.mean_logits = self._add_float32_weight("mean_logits", (3,), self.logits_initializer)
         self.variance_logits = self._add_float32_weight("variance_logits", (3,), self.logits_initializer)
-
-    def _affine_axes(self, rank: int) -> list[int]:
-        return [arguments.resolve_channel_axis(self._error_prefix, self.axis, rank)]
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         mask = arguments.resolve_mask(self._error_prefix, mask, x)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras.layers import Layer
 
-from keras_norm.layers import GroupNormalization, LayerNormalization, RMSNormalization
+from keras_norm.layers import GroupNormalization, LayerNormalization, RMSNormalization, affine
 from keras_norm.models.conversion import convert
 from keras_norm.models.predicates import is_frozen, is_normalization
 
@@ -20,8 +20,7 @@ WITHOUT_CHANNEL_AXIS = (
     keras.layers.LayerNormalization,
     keras.layers.RMSNormalization,
 )
-WEIGHT_ARGUMENTS = [f"{w}_{kind}" for w in ("beta", "gamma") for kind in ("initializer", "regularizer", "constraint")]
-COPIED_ARGUMENTS = ("name", "dtype", "trainable", "center", "scale", *WEIGHT_ARGUMENTS)
+COPIED_ARGUMENTS = ("name", "dtype", "trainable", "center", "scale", *affine.ARGUMENTS)
 
 
 def replace_normalization(

@@ -1,0 +1,34 @@
+"""The arguments of gamma and beta: how they start, and what regularizes and constrains them."""
+
+from typing import Any
+
+import keras
+from keras import constraints, initializers, regularizers
+
+from keras_norm.tensors import at_least_float32
+
+ROLES: dict[str, Any] = {"initializer": initializers, "regularizer": regularizers, "constraint": constraints}
+ARGUMENTS = [f"{kind}_{role}" for kind in ("beta", "gamma") for role in ROLES]
+
+
+class Affine(keras.layers.Layer):
+    """Abstract base of the layers with gammas and betas."""
+
+    def _set_affine(self, *values: Any) -> None:
+        """Sets the attributes that `ARGUMENTS` names, in that order."""
+        for name, value in zip(ARGUMENTS, values, strict=True):
+            setattr(self, name, ROLES[name.partition("_")[2]].get(value))
+
+    def _affine_config(self) -> dict[str, Any]:
+        """The entries of a config for these attributes."""
+        return {name: ROLES[name.partition("_")[2]].serialize(getattr(self, name)) for name in ARGUMENTS}
+
+    def _add_affine(self, name: str, shape: Any) -> keras.Variable:
+        """A gamma or beta, as the end of its name says."""
+        kind = name.rpartition("_")[2]
+        return self._add_float32_weight(name, shape, **{role: getattr(self, f"{kind}_{role}") for role in ROLES})
+
+    def _add_float32_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
+        """A weight in float32 or wider, which autocasting leaves alone."""
+        kwargs |= {"dtype": at_least_float32(self.variable_dtype), "autocast": False}
+        return self.add_weight(name=name, shape=tuple(shape), initializer=initializer, **kwargs)
