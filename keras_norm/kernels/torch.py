@@ -17,27 +17,32 @@ def standardize(
     x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, *, centered: bool, pool: Pool | None
 ) -> Standardized | None:
     """As `reference.standardize`, with the moments of a batch alone; None for sets that torch has no kernel for."""
-    if pool is not None or not centered:
+    if pool is not None:
         return None
     rank = x.ndim
     kept = [a for a in range(rank) if a not in sets.axes]
     channel = kept[-1] if kept else 0
-    if _run_along((x.shape[channel],), rank - 1 - channel, gamma, beta):
+    if centered and _run_along((x.shape[channel],), rank - 1 - channel, gamma, beta):
         if kept == [channel] and sets.groups is None:
             return _batch(x, channel, gamma, beta, epsilon)
         if kept == [0, channel] and (sets.groups is None or sets.groups.axis == channel):
             return _group(x, channel, sets, gamma, beta, epsilon)
     sizes = x.shape[len(kept) :]
     if kept == list(range(len(kept))) and sizes and sets.groups is None and _run_along(sizes, 0, gamma, beta):
-        return _layer(x, sizes, gamma, beta, epsilon)
+        gamma, beta = (w if w is None or w.shape == sizes else w.reshape(sizes) for w in (gamma, beta))
+        return (_layer if centered else _root_mean_square)(x, sizes, gamma, beta, epsilon)
     return None
 
 
 def _layer(x: Tensor, sizes: torch.Size, gamma: Weight, beta: Weight, epsilon: float) -> Standardized:
-    gamma, beta = (w if w is None or w.shape == sizes else w.reshape(sizes) for w in (gamma, beta))
     h = upcast(x)
     h = h - h.detach()[(..., *[slice(1)] * len(sizes))]
     return cast(torch.layer_norm(h, sizes, gamma, beta, epsilon), x.dtype), None
+
+
+def _root_mean_square(x: Tensor, sizes: torch.Size, gamma: Weight, beta: Weight, epsilon: float) -> Standardized:
+    y = torch.rms_norm(upcast(x), sizes, gamma, epsilon)
+    return cast(y if beta is None else y + beta, x.dtype), None
 
 
 def _group(x: Tensor, channel: int, sets: Sets, gamma: Weight, beta: Weight, epsilon: float) -> Standardized:
