@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_norm.functional import batch_norm, group_norm, instance_norm, layer_norm
+from keras_norm.functional import batch_norm, filter_response_norm, group_norm, instance_norm, layer_norm, rms_norm
 from keras_norm.moments import Moments
 from support import cases, reference
 from support.backends import array
@@ -46,6 +46,21 @@ def test_group_norm_is_the_snippet_of_the_paper_and_has_its_epsilon(groups):
 def test_each_function_is_the_loop_over_its_sets_and_has_the_epsilon_of_the_paper(norm, same):
     want = GAMMA * reference.standardize(X, same, axis=3, epsilon=1e-5) + BETA
     np.testing.assert_allclose(array(norm(X, GAMMA, BETA)), want, rtol=1e-9, atol=1e-9)
+
+
+def test_the_functions_with_moments_about_zero_are_the_loop_over_their_sets():
+    want = GAMMA * reference.scale(X, cases.same_elsewhere, 3, 1e-6)
+    np.testing.assert_allclose(array(rms_norm(X, GAMMA)), want, rtol=1e-9, atol=1e-9)
+    for epsilon in (1e-6, np.linspace(0.1, 1.0, 6)):
+        want = GAMMA * reference.scale(X, cases.same_sample_and_channel, 3, epsilon) + BETA
+        y = filter_response_norm(X, GAMMA, BETA, epsilon)
+        np.testing.assert_allclose(array(y), want, rtol=1e-9, atol=1e-9)
+
+
+def test_an_epsilon_per_channel_must_have_one_for_each():
+    words = "filter_response_norm: epsilon must have one value for each position of the axes it scales"
+    with pytest.raises(ValueError, match=words):
+        filter_response_norm(X, None, None, np.ones(5))
 
 
 @pytest.mark.parametrize("groups", [1, -1])
