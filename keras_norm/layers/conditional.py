@@ -28,8 +28,8 @@ class ConditionalNormalization(ChannelLayer):
       inputs `(batch, time, features)` a dense layer at each time step).
 
     Vectors and classes give each sample a gamma and a beta of shape `(C,)`, maps each position. Whose statistics the
-    normalization takes, in training and in inference, is its own matter; `training` and `mask` are passed on to it.
-    At a masked position its output is its own beta.
+    normalization takes, in training and in inference, is its own matter; `training` and `mask` are passed on to it. At
+    a masked position it gives its own beta, or 0 without one, and this layer scales and shifts that.
 
     Call it as `layer(x, condition)`.
 
