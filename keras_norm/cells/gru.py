@@ -47,7 +47,7 @@ class LayerNormGRUCell(LayerNormCell, keras.layers.GRUCell):
         >>> tuple(y.shape)
         (2, 8)
 
-    Reference: Ba et al., Layer Normalization, 2016, https://arxiv.org/abs/1607.06450, supplement, eq. 26 to 28.
+    Reference: Ba et al., Layer Normalization, 2016, https://arxiv.org/abs/1607.06450, supplement.
     """
 
     def __init__(self, units: int, *args: Any, **kwargs: Any) -> None:

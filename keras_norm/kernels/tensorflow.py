@@ -178,7 +178,8 @@ def _backward(
     means = (sum_dh * inverse / n if centered else tf.zeros_like(sum_dh), sum_dh_u * inverse**3 / n)
     mean_dh, mean_dh_u = (spread(value, h, of_h.groups) for value in means)
     dx = part(_dx)(h, gamma_of_h, mean, s, mean_dh, mean_dh_u, dy)
-    return [tf.reshape(found, inferred_shape(given)) for found, given in ((dx, x), (dgamma, gamma), (dbeta, beta))]
+    pairs = ((dx, x), (dgamma, gamma), (dbeta, beta))
+    return tuple(tf.reshape(gradient, inferred_shape(given)) for gradient, given in pairs)
 
 
 def _backward_from_x(x, gamma, beta, mean, variance, n, dy, part, **static):

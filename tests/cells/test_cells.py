@@ -369,6 +369,16 @@ def test_products_whose_squares_exceed_float16_are_normalized(cell):
 
 @quick
 @every_cell
+def test_a_gamma_beyond_float16_is_not_read_as_infinite(cell):
+    layer = layer_of(cell, dtype="mixed_float16")
+    for weight in layer.weights:
+        if weight.name.endswith("gamma"):
+            weight.assign(np.full(weight.shape, 1e5))
+    assert np.isfinite(call(layer, np.zeros((N, 1, D), "float32"))).all()  # 0 times infinity is NaN
+
+
+@quick
+@every_cell
 def test_files_give_the_same_model_bit_for_bit(cell, tmp_path):
     def make():
         return keras.Sequential([keras.Input((T, D)), keras.layers.RNN(cell(UNITS, epsilon=0.1, dropout=0.2))])
