@@ -118,7 +118,7 @@ class ConditionalNormalization(ChannelLayer):
                 layer = keras.layers.Dense(channels, **options)
             else:
                 convolution = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)[len(condition_shape) - 3]
-                layer = convolution(channels, self.kernel_size, padding="same", **options)
+                layer = convolution(channels, self.kernel_size, padding="same", data_format="channels_last", **options)
         layer.build(self._channels_last(condition_shape))
         return layer
 
@@ -148,6 +148,9 @@ class ConditionalNormalization(ChannelLayer):
             sizes = [(inputs_shape[a], condition_shape[a]) for a in axes] if of_condition == rank <= 5 else [(1, 2)]
             fits = of_condition == 2 or all(None in pair or pair[0] == pair[1] for pair in sizes)
             rule = "it must be a vector (N, D), or a map of the rank and the spatial sizes of the inputs"
+        samples = (inputs_shape[0], condition_shape[0])
+        if fits and None not in samples and samples[0] != samples[1]:
+            fits, rule = False, "it must have a row for each sample of the inputs"
         if not fits:
             raise ValueError(
                 f"{self._error_prefix}: the condition must fit: {rule}. Received: "

@@ -10,6 +10,7 @@ from keras.layers import Layer
 
 from keras_norm import arguments
 from keras_norm._keras import replace_in_place, uncompile
+from keras_norm.layers import GlobalResponseNormalization
 from keras_norm.models.copying import Copies, build_like, copy_model, numpy_copy
 from keras_norm.models.predicates import is_frozen
 from keras_norm.walk import all_layers
@@ -109,6 +110,8 @@ def _copy_matching_weights(old: Layer, new: Layer) -> None:
 
 
 def _name(layer: Layer, weight: keras.Variable) -> str:
+    if isinstance(layer, GlobalResponseNormalization):
+        return f"residual {weight.name}"  # its gamma is 0 where the layer does nothing, and that of others 1
     return "gamma" if isinstance(layer, keras.layers.RMSNormalization) else weight.name
 
 

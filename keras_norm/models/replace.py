@@ -8,7 +8,13 @@ from typing import Any
 import keras
 from keras.layers import Layer
 
-from keras_norm.layers import GroupNormalization, LayerNormalization, RMSNormalization, affine
+from keras_norm.layers import (
+    GlobalResponseNormalization,
+    GroupNormalization,
+    LayerNormalization,
+    RMSNormalization,
+    affine,
+)
 from keras_norm.models.conversion import convert
 from keras_norm.models.predicates import is_frozen, is_normalization
 
@@ -93,7 +99,10 @@ def _from_template(template: Layer, old: Layer, reduced_groups: dict[str, tuple[
     """A layer like `template` with arguments of `old`. Where groups are reduced, adds them to `reduced_groups`."""
     norm = old.layer if is_frozen(old) else old
     config, old_config = template.get_config(), norm.get_config()
-    config |= {name: old_config[name] for name in COPIED_ARGUMENTS if name in config and name in old_config}
+    copied = set(COPIED_ARGUMENTS)
+    if isinstance(norm, GlobalResponseNormalization) != isinstance(template, GlobalResponseNormalization):
+        copied -= set(affine.ARGUMENTS)  # its gamma and beta are those of a residual
+    config |= {name: old_config[name] for name in copied if name in config and name in old_config}
     channel_axis = _channel_axis(norm)
     if channel_axis is not None and not isinstance(template, WITHOUT_CHANNEL_AXIS):
         config["axis"] = channel_axis

@@ -240,3 +240,24 @@ def test_a_style_that_is_none_of_the_content_is_refused(shape):
         called(kn.AdaptiveInstanceNormalization(), np.ones((2, 4, 6)), np.ones(shape))
     with pytest.raises(ValueError, match="adaptive_instance_norm: style must have the rank"):
         kn.functional.adaptive_instance_norm(np.ones((2, 4, 6)), np.ones(shape))
+
+
+def test_a_map_is_read_alike_whatever_the_image_data_format():
+    x, condition = random_input(2, 4, 4, 4, dtype="float32"), random_input(2, 4, 4, 4, dtype="float32", seed=1)
+    found = []
+    for data_format in ("channels_last", "channels_first"):
+        before = keras.config.image_data_format()
+        keras.config.set_image_data_format(data_format)
+        try:
+            layer = kn.ConditionalNormalization(group())
+            layer.build(x.shape, condition.shape)
+            found.append(called(randomized(layer), x, condition))
+        finally:
+            keras.config.set_image_data_format(before)
+    np.testing.assert_array_equal(*found)
+
+
+def test_there_is_a_condition_for_each_sample():
+    layer = kn.ConditionalNormalization(group(), num_classes=3)
+    with pytest.raises(ValueError, match="it must have a row for each sample of the inputs"):
+        called(layer, np.ones((4, 3, 6), "float32"), np.array([1]))

@@ -28,7 +28,6 @@ def norms(model, kind):
         kn.FilterResponseNormalization(),
         kn.GhostBatchNormalization(2),
         kn.SwitchableNormalization(),
-        kn.GlobalResponseNormalization(),
         kn.DynamicTanh(),
         kl.GroupNormalization(2),
         kl.LayerNormalization(),
@@ -187,3 +186,13 @@ def test_a_function_that_gives_no_layer_is_refused():
 def test_randomized_networks_have_no_dead_normalization():
     model = randomized(mixed())
     assert predict(model).std(0).min() > 0.01
+
+
+def test_gamma_of_a_global_response_is_not_that_of_a_normalization():
+    model = sequential(kl.Conv2D(4, 1), kn.GlobalResponseNormalization())
+    new = models.replace_normalization(model, kn.LayerNormalization()).layers[1]
+    np.testing.assert_array_equal(array(new.gamma), 1.0)
+    again = models.replace_normalization(
+        sequential(kl.Conv2D(4, 1), kn.LayerNormalization()), kn.GlobalResponseNormalization()
+    )
+    np.testing.assert_array_equal(array(again.layers[1].gamma), 0.0)
