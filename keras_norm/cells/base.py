@@ -1,4 +1,4 @@
-"""What all cells share: the arguments, gains and biases of their normalizations, dropout, the config."""
+"""What all cells share: the arguments, gamma and beta of their normalizations, dropout, the config."""
 
 import inspect
 from typing import Any

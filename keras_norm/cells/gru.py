@@ -21,8 +21,9 @@ class LayerNormGRUCell(LayerNormCell, keras.layers.GRUCell):
         z, r = sigmoid(x_z + h_z), sigmoid(x_r + h_r)
         h = z h + (1 - z) tanh(x_h + r h_h)
 
-    where each LN has a gamma and beta of its own, `kernel_gamma` and `recurrent_gamma` of shape `(3 units,)`, likewise
-    beta. The two gates, columns c < 2 units, share their moments, and so do the columns of the candidate:
+    The first LN has the weights `kernel_gamma` and `kernel_beta`, the second `recurrent_gamma` and `recurrent_beta`,
+    all of shape `(3 units,)`. The two gates, columns c < 2 units, share their moments. So do the columns of the
+    candidate:
 
         S_i = {k : k_N = i_N, (k_C < 2 units) = (i_C < 2 units)}
         LN(z)_i = gamma_c (z_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta_c

@@ -18,8 +18,9 @@ class LayerNormLSTMCell(LayerNormCell, keras.layers.LSTMCell):
         c = LN(sigmoid(f) c + sigmoid(i) tanh(g))
         h = sigmoid(o) tanh(c)
 
-    where each LN has a gamma and beta of its own: `kernel_gamma` and `recurrent_gamma` of shape `(4 units,)` and
-    `state_gamma` of shape `(units,)`, likewise beta. Position i of a product or state uses the set
+    The LN of x W has the weights `kernel_gamma` and `kernel_beta`, that of h U `recurrent_gamma` and `recurrent_beta`,
+    all of shape `(4 units,)`. That of the state has `state_gamma` and `state_beta` of shape `(units,)`. Position i of a
+    product or of the state uses the set
 
         S_i = {k : k_N = i_N}
         LN(z)_i = gamma_c (z_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta_c

@@ -70,6 +70,12 @@ class Normalization(ChannelLayer):
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         """The layer's formula on `x`, computed in float32 or wider."""
 
+    def _scale_and_shift(self, h: Tensor) -> Tensor:
+        """gamma h + beta, as far as the layer has them."""
+        if self.gamma is not None:
+            h = h * self._along_channels(self.gamma, h)
+        return h if self.beta is None else h + self._along_channels(self.beta, h)
+
     def get_config(self) -> dict[str, Any]:
         config = {
             "epsilon": self.epsilon,

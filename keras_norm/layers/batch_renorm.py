@@ -82,10 +82,7 @@ class BatchRenormalization(BaseBatchNormalization):
         before = [ops.copy(moment) for moment in self._moving_moments(x)[:2]]  # on torch they are views
         y, batch = self._standardize(x, None, None, mask)
         r, d = self._corrections(batch, *before)
-        y = select(merge(split(y, groups) * r + d, x, groups), mask)
-        if self.gamma is not None:
-            y = y * self._along_channels(self.gamma, x)
-        return y if self.beta is None else y + self._along_channels(self.beta, x)
+        return self._scale_and_shift(select(merge(split(y, groups) * r + d, x, groups), mask))
 
     def _corrections(self, batch: Moments, moving_mean: Tensor, moving_variance: Tensor) -> tuple[Tensor, Tensor]:
         """r and d of each set; counts a step."""

@@ -50,10 +50,7 @@ class DynamicTanh(Normalization):
 
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
         h = upcast(x)
-        y = tanh(cast(self.alpha, h.dtype) * h)
-        if self.gamma is not None:
-            y = y * self._along_channels(self.gamma, x)
-        return y if self.beta is None else y + self._along_channels(self.beta, x)
+        return self._scale_and_shift(tanh(cast(self.alpha, h.dtype) * h))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "alpha_initializer": initializers.serialize(self.alpha_initializer)}

@@ -54,4 +54,4 @@ class MeanOnlyBatchNormalization(BaseBatchNormalization):
             self._update_moving_statistics(batch, of)
         else:
             y = x - self._along_channels(self.moving_mean, x)
-        return y if self.beta is None else y + self._along_channels(self.beta, x)
+        return self._scale_and_shift(y)

@@ -77,10 +77,7 @@ class SwitchableNormalization(BaseBatchNormalization):
         mean = batch.mean + w[0] * (instance[0] - batch.mean) + w[1] * (layer[0] - batch.mean)
         variance = v[0] * instance[1] + v[1] * layer[1] + v[2] * batch.variance
         h = (split(select(upcast(x), mask), of.groups) - mean) * ops.rsqrt(variance + self.epsilon)
-        h = select(merge(h, x, of.groups), mask)
-        if self.gamma is not None:
-            h = h * self._along_channels(self.gamma, x)
-        return h if self.beta is None else h + self._along_channels(self.beta, x)
+        return self._scale_and_shift(select(merge(h, x, of.groups), mask))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "logits_initializer": initializers.serialize(self.logits_initializer)}

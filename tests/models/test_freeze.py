@@ -1,7 +1,5 @@
 """Statistics that stay, whatever `training` and `trainable` say, until they are thawed."""
 
-from functools import partial
-
 import keras
 import numpy as np
 import pytest
@@ -11,17 +9,9 @@ import keras_norm as kn
 from keras_norm import models
 from keras_norm.layers.frozen import FrozenBatchNormalization
 from support.backends import array
-from support.networks import inputs, mixed, part, predict, sequential
+from support.networks import BATCH_NORMALIZATIONS, inputs, mixed, part, predict, sequential
 
 NAMES = ("shared_norm", "inner_norm", "head_norm", "outer_norm")
-KINDS = [
-    kl.BatchNormalization,
-    kn.BatchNormalization,
-    kn.BatchRenormalization,
-    kn.BatchInstanceNormalization,
-    kn.SwitchableNormalization,
-    partial(kn.GhostBatchNormalization, 2),
-]
 
 
 def trained(model):
@@ -36,13 +26,13 @@ def state(model, names=NAMES):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BATCH_NORMALIZATIONS)
 def test_training_true_gives_inference(kind):
     frozen = models.freeze_batch_normalization(sequential(kl.Conv2D(4, 3), kind()))
     np.testing.assert_array_equal(predict(frozen, training=True), predict(frozen))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BATCH_NORMALIZATIONS)
 def test_fit_changes_no_weight_of_it_even_after_trainable_is_set(kind):
     frozen = models.freeze_batch_normalization(sequential(kl.Conv2D(4, 3), kind(name="norm")))
     for value in (False, True):

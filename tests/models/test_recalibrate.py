@@ -1,7 +1,6 @@
 """Moving statistics become the moments of all inputs, pooled in float64."""
 
 import threading
-from functools import partial
 
 import keras
 import numpy as np
@@ -11,17 +10,9 @@ from keras import layers as kl
 import keras_norm as kn
 from keras_norm import models
 from support.backends import array
-from support.networks import inputs, mixed, part, predict, sequential, text
+from support.networks import BATCH_NORMALIZATIONS, inputs, mixed, part, predict, sequential, text
 
 BATCH = 4
-KINDS = [
-    kl.BatchNormalization,
-    kn.BatchNormalization,
-    kn.BatchRenormalization,
-    kn.BatchInstanceNormalization,
-    kn.SwitchableNormalization,
-    partial(kn.GhostBatchNormalization, 2),
-]
 
 
 def recalibrated(model, data, **kwargs):
@@ -56,7 +47,7 @@ def deep(kind=kl.BatchNormalization):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BATCH_NORMALIZATIONS)
 def test_a_first_layer_gets_the_moments_of_all_its_inputs(kind):
     x = images()
     model = recalibrated(sequential(kl.Conv2D(4, 3), kind(name="norm")), x)
@@ -77,7 +68,10 @@ def test_a_deep_layer_gets_what_the_batch_statistics_before_it_make():
     assert_equal(statistics(model, ["second"])["second"], pooled(inner))
 
 
-@pytest.mark.parametrize("kind", [*KINDS[:2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[2:])])
+@pytest.mark.parametrize(
+    "kind",
+    [*BATCH_NORMALIZATIONS[:2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in BATCH_NORMALIZATIONS[2:])],
+)
 def test_exact_gives_every_layer_the_moments_of_what_it_gets_in_inference(kind):
     x, model = images(), deep(kind)
     recalibrated(model, x, exact=True)

@@ -73,7 +73,7 @@ class Case:
     """Whether the mean is subtracted."""
     masks = True
     """Whether a mask takes positions out of the sets."""
-    has_gamma = has_beta = True
+    has_gamma = has_beta = has_weights = True
 
     def h(self, x, axis, mask=None, epsilon=EPSILON):
         """What gamma scales and beta shifts, at each position, in float64, by the loop over S_i."""
@@ -264,6 +264,8 @@ class Conditional(PerSample):
 
 class Adaptive(PerSample):
     """A layer that takes gamma and beta from a style."""
+
+    has_weights = False
 
     def built(self, shape, axis=-1, **kwargs):
         layer = self.make(axis=axis, **kwargs)

@@ -1,5 +1,7 @@
 """Small models with all that a conversion can meet: models in models, shared layers, several inputs, masks."""
 
+from functools import partial
+
 import keras
 import numpy as np
 from keras import layers as kl
@@ -8,6 +10,14 @@ import keras_norm as kn
 from support.backends import array
 
 IMAGE, VECTOR = (8, 8, 3), (6,)
+BATCH_NORMALIZATIONS = [
+    kl.BatchNormalization,
+    kn.BatchNormalization,
+    kn.BatchRenormalization,
+    kn.BatchInstanceNormalization,
+    kn.SwitchableNormalization,
+    partial(kn.GhostBatchNormalization, 2),
+]
 
 
 def mixed(**kwargs):
