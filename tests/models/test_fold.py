@@ -16,13 +16,6 @@ from support.backends import BACKEND, array
 from support.networks import inputs, mixed, predict, randomized, sequential
 from support.own_classes import Detector, Everywhere, built
 
-KINDS = [
-    kl.BatchNormalization,
-    kn.BatchNormalization,
-    kn.BatchRenormalization,
-    kn.MeanOnlyBatchNormalization,
-    partial(kn.GhostBatchNormalization, 2),
-]
 LINEAR = {
     "Dense": ((6,), lambda **k: kl.Dense(4, **k)),
     "Dense over time": ((5, 6), lambda **k: kl.Dense(4, **k)),
@@ -91,9 +84,25 @@ def test_one_before_and_one_behind_go_into_the_same_layer(name):
 @pytest.mark.quick
 @pytest.mark.parametrize("center", [True, False])
 @pytest.mark.parametrize("scale", [True, False])
-@pytest.mark.parametrize("kind", [kl.BatchNormalization, kn.BatchNormalization, kn.BatchRenormalization])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kl.BatchNormalization,
+        kn.BatchNormalization,
+        kn.BatchRenormalization,
+        partial(kn.GhostBatchNormalization, 2),
+    ],
+)
 def test_every_kind_is_folded_with_and_without_gamma_and_beta(kind, scale, center):
     model = sequential(kl.Conv2D(4, 3), kind(scale=scale, center=center, epsilon=0.1))
+    assert remaining(folded(model)) == []
+    assert_predicts_as(folded(model), model)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("center", [True, False])
+def test_one_that_leaves_the_variance_is_folded_without_a_scale(center):
+    model = sequential(kl.Conv2D(4, 3), kn.MeanOnlyBatchNormalization(center=center))
     assert remaining(folded(model)) == []
     assert_predicts_as(folded(model), model)
 
