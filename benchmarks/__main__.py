@@ -17,6 +17,7 @@ turns. A ratio is the time of a peer over ours: above 1, ours is faster. A limit
     python -m benchmarks --backend jax                                    # beside flax
     python -m benchmarks --backend torch --modes eager compile
     python -m benchmarks --parts replicas
+    python -m benchmarks --parts layers --modes xla --shapes 256x56x56x256  # a GPU: less than this and launches count
 """
 
 import argparse
@@ -45,7 +46,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add(
         "--modes", nargs="+", help="of layers and steps: " + "; ".join(f"{b}: {', '.join(m)}" for b, m in MODES.items())
     )
-    add("--layers", nargs="+", choices=LAYERS, default=LAYERS)
+    add("--layers", nargs="+", choices=LAYERS, default=LAYERS, help="of layers; of steps and replicas, batch and group")
     add("--shapes", nargs="+", type=shape, default=SHAPES, help="such as 16x56x56x64, channels last")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of layers and steps")
     add("--batches", nargs="+", type=int, default=[8], help="of the steps, on each replica")
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(report.machine())
     args.output.mkdir(parents=True, exist_ok=True)
     for name, rows, drawn in runs(args):
-        report.write(list(rows), args.output / name, *drawn)
+        report.write(rows, args.output / name, *drawn)
 
 
 def runs(args: argparse.Namespace) -> Iterator[tuple[str, Iterable, tuple]]:
@@ -94,7 +95,7 @@ def runs(args: argparse.Namespace) -> Iterator[tuple[str, Iterable, tuple]]:
             yield f"layers_{of_dtype}_{mode}", rows, (("layer", "step"), "shape", "limits")
     if "small_calls" in args.parts:
         yield f"small_calls_{args.backend}", small_calls.rows(args.turns), (("step",), "layer", "ms")
-    of_network = (args.batches, args.image_size, args.dtype)
+    of_network = (args.layers, args.batches, args.image_size, args.dtype)
     if "steps" in args.parts:
         rows = (row for mode in args.modes for row in steps.rows(*of_network, mode, args.turns))
         yield f"steps_{of_dtype}", rows, (("mode", "shape"), "layer", "ms")

@@ -3,7 +3,7 @@
 import csv
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from statistics import geometric_mean
@@ -46,14 +46,22 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def write(rows: list[Row], path: Path, panel: Sequence[str], group: str, height: str) -> None:
-    """The CSV, the table and the picture, and prints the table."""
-    with open(path.with_suffix(".csv"), "w", newline="") as file:
-        csv.writer(file).writerows([Row._fields, *rows])
+def write(rows: Iterable[Row], path: Path, panel: Sequence[str], group: str, height: str) -> None:
+    """The CSV, and prints and writes the table and the picture."""
+    rows = list(_written(rows, path.with_suffix(".csv")))
     text = f"{machine()}\n\nTime over that of keras_norm: above 1 keras_norm is faster.\n\n{table(rows)}\n"
     path.with_suffix(".md").write_text(text)
     print(f"\n{text}")
     draw(rows, path.with_suffix(".png"), panel, group, height)
+
+
+def _written(rows: Iterable[Row], path: Path) -> Iterator[Row]:
+    """The rows, each in the file as soon as it is there: a run that is stopped leaves what it has found."""
+    with open(path, "w", newline="", buffering=1) as file:
+        csv.writer(file).writerow(Row._fields)
+        for row in rows:
+            csv.writer(file).writerow(row)
+            yield row
 
 
 def table(rows: list[Row]) -> str:

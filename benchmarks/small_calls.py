@@ -1,6 +1,7 @@
 """What a call costs where there is nothing to compute: a layer on a tiny tensor, and a step of a tiny model."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -42,7 +43,7 @@ def _training_steps(layers: dict[str, keras.layers.Layer], x: np.ndarray) -> dic
     return training_steps(models, x, x[:, 0, 0, :1], "mse")
 
 
-def training_steps(models: dict[str, keras.Model], x: np.ndarray, y: np.ndarray, loss: str, **options: bool) -> dict:
+def training_steps(models: dict[str, keras.Model], x: Any, y: Any, loss: str, **options: bool) -> dict[str, Step]:
     """`train_on_batch` of each model, all from the weights of the first."""
     start = next(iter(models.values())).get_weights()
     for model in models.values():

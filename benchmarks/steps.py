@@ -42,19 +42,23 @@ def network(image_size: int) -> keras.Model:
     return keras.applications.ResNet50(weights=None, input_shape=(image_size, image_size, 3), classes=10)
 
 
-def rows(batches: Sequence[int], image_size: int, dtype: str, mode: str, turns: int) -> Iterator[Row]:
+def rows(
+    names: Sequence[str], batches: Sequence[int], image_size: int, dtype: str, mode: str, turns: int
+) -> Iterator[Row]:
     """`train_on_batch` on one device."""
     options = {"run_eagerly": mode == "eager", "jit_compile": mode in ("xla", "jit", "compile")}
     for batch in batches:
-        x, y = _data(batch, image_size)
-        for name, normalizations in NORMALIZATIONS.items():
+        x, y = map(keras.ops.convert_to_tensor, _data(batch, image_size))
+        for name in [name for name in NORMALIZATIONS if name in names]:
             keras.utils.clear_session()
-            models = _models(normalizations, image_size, dtype)
+            models = _models(NORMALIZATIONS[name], image_size, dtype)
             steps = training_steps(models, x, y, LOSS, **options)
             yield from compare(steps, mode, name, shape_of(x), dtype, "training step", turns=turns, calls=CALLS)
 
 
-def rows_on_replicas(batches: Sequence[int], image_size: int, dtype: str, turns: int) -> Iterator[Row]:
+def rows_on_replicas(
+    names: Sequence[str], batches: Sequence[int], image_size: int, dtype: str, turns: int
+) -> Iterator[Row]:
     """Under `MirroredStrategy`, where Keras does not compile; `batches` are those of a replica."""
     import tensorflow as tf
 
@@ -63,9 +67,9 @@ def rows_on_replicas(batches: Sequence[int], image_size: int, dtype: str, turns:
     for batch in batches:
         x, y = _data(batch * len(devices), image_size)
         data = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors((x, y)).repeat())
-        for name, normalizations in ON_REPLICAS.items():
+        for name in [name for name in ON_REPLICAS if name in names]:
             with strategy.scope():
-                models = _models(normalizations, image_size, dtype)
+                models = _models(ON_REPLICAS[name], image_size, dtype)
                 training_steps(models, x, y, LOSS, jit_compile=False)
             steps = {key: _step(model, iter(data)) for key, model in models.items()}
             mode = f"{len(devices)} replicas"

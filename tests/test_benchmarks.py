@@ -10,9 +10,9 @@ from pathlib import Path
 import keras
 import pytest
 
-from benchmarks import small_calls, steps
+from benchmarks import report, small_calls, steps
 from benchmarks.__main__ import LAYERS, MODES, main
-from benchmarks.timing import Row
+from benchmarks.timing import Row, compare
 from support.backends import BACKEND, tensorflow_only
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +69,54 @@ def test_benchmarks_time_every_layer_against_its_peers(mode, tmp_path):
     assert all(float(row["limits"]) > 0 and row["mode"] == mode for row in rows)
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="the others do not tell it on a CPU")
+def test_peak_memory_has_room_for_what_a_step_returns(tmp_path):
+    rows = rows_of(tmp_path, "layers_jax_jit", parts="layers", layers="group", shapes="2x2x3x32")
+    of_x = 2 * 2 * 3 * 32 * 4 / 2**20
+    for row in rows:
+        assert float(row["peak_mib"]) >= {"forward": 0.99, "forward + backward": 1.99}[row["step"]] * of_x
+
+
+LABELS = ("eager", "batch", "2", "float32", "call")
+
+
+def returns(*values):
+    return lambda: [keras.ops.convert_to_tensor(values, "float32")]
+
+
+def fails():
+    raise MemoryError("no room")
+
+
+def test_a_difference_is_relative_to_the_largest_value_of_ours():
+    rows = compare({"keras_norm": returns(2, -4), "keras.layers": returns(1, -4)}, *LABELS, turns=1)
+    assert [row.difference for row in rows] == [0, 0.25]
+
+
+def test_a_contender_that_fails_is_named_and_left_out(capsys):
+    contenders = {"keras_norm": returns(1, 2), "keras.layers": fails, "flax.nnx": returns(1, 2)}
+    rows = compare(contenders, *LABELS, turns=1)
+    assert [row.contender for row in rows] == ["keras_norm", "flax.nnx"]
+    assert "keras.layers: left out, MemoryError('no room')" in capsys.readouterr().out
+
+
+def test_without_ours_there_is_nothing_to_compare(capsys):
+    assert not list(compare({"keras_norm": fails, "keras.layers": returns(1, 2)}, *LABELS, turns=1))
+    assert "all: left out, MemoryError('no room')" in capsys.readouterr().out
+
+
+def test_a_run_that_is_stopped_leaves_the_rows_that_it_has_found(tmp_path):
+    row = Row(*LABELS, "keras_norm", 1.0, 0.0, 1.0, None, None, 0.0)
+
+    def rows():
+        yield row
+        assert len((tmp_path / "run.csv").read_text().splitlines()) == 2  # the fields, and the row
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report.write(rows(), tmp_path / "run", ("step",), "layer", "ms")
+
+
 def test_benchmarks_compare_torch_on_the_memory_of_keras_and_on_its_own(tmp_path):
     rows = rows_of(tmp_path, f"layers_{BACKEND}_{DEFAULT}", parts="layers", layers="group", shapes="2x2x3x32")
     own = {("group axis=1", "2x32x2x3")} if BACKEND == "torch" else set()
@@ -94,6 +142,11 @@ def test_benchmarks_time_training_steps(mode, tmp_path):
     rows = rows_of(tmp_path, f"steps_{BACKEND}", parts="steps", **options)
     expected = [(f"{n}x8x8x3", layer, who) for n in (2, 3) for layer in ("batch", "group") for who in LIBRARIES]
     assert [(row["shape"], row["layer"], row["contender"]) for row in rows] == expected
+
+
+def test_benchmarks_time_steps_of_the_layers_that_are_asked_for(tmp_path):
+    options = {"layers": "layer group", "batches": "2", "image-size": "8"}
+    assert {row["layer"] for row in rows_of(tmp_path, f"steps_{BACKEND}", parts="steps", **options)} == {"group"}
 
 
 REPLICAS = """

@@ -66,7 +66,7 @@ def native(layer: str, axis: int, x: torch.Tensor, dy: torch.Tensor, mode: str) 
 def _steps(
     forward: Callable, weights: list[torch.Tensor], x: torch.Tensor, dy: torch.Tensor, mode: str
 ) -> tuple[Step, Step]:
-    x = x.clone().requires_grad_()
+    x = x.detach().requires_grad_()
     if mode == "compile":
         forward = torch.compile(forward, dynamic=False)
 
