@@ -4,6 +4,7 @@ import inspect
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 from keras.layers import Layer
@@ -125,3 +126,13 @@ def uncompile(model: keras.Model) -> None:
 def in_legacy_h5_file() -> bool:
     """Whether Keras is reading or writing the config of a model in a `.h5` file. There is no public flag."""
     return bool(global_state.get_global_attribute("use_legacy_config", False))
+
+
+def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
+    """Whether the optimizer decays a variable. `exclude_from_weight_decay` is public, the question is not."""
+    return bool(optimizer.weight_decay) and bool(optimizer._use_weight_decay(variable))
+
+
+def loss_weights_of(model: keras.Model) -> Any:
+    """The `loss_weights` that a model was compiled with. Its public config serializes the losses too."""
+    return model._compile_loss._user_loss_weights

@@ -2,7 +2,8 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
@@ -28,14 +29,21 @@ def find_neighbours(model: keras.Model, is_selected: Callable[[Layer], bool]) ->
     The model, and each layer that holds a selected one, is called in inference mode with symbolic inputs, as Keras
     calls the layers of a Functional model. The neighbours of layers inside a layer that cannot be traced are unknown.
     """
-    trace = _Trace(model, is_selected)
-    with graph_restored_on_exit(model):
-        trace.call(model, *_symbolic_inputs(model))
+    with traced(model, is_selected) as trace:
         layers = filter(is_selected, all_layers(model, is_leaf=is_frozen))
         return {id(layer): trace.neighbours(layer) for layer in layers}
 
 
-class _Trace:
+@contextmanager
+def traced(model: keras.Model, is_selected: Callable[[Layer], bool]) -> Iterator["Trace"]:
+    """Yields the trace of the model, which is gone when the block ends."""
+    trace = Trace(model, is_selected)
+    with graph_restored_on_exit(model):
+        trace.call(model, *_symbolic_inputs(model))
+        yield trace
+
+
+class Trace:
     """All calls of operations in a symbolic call of a model."""
 
     def __init__(self, model: keras.Model, is_selected: Callable[[Layer], bool]) -> None:
@@ -86,7 +94,7 @@ class _Trace:
         """The neighbours of a layer, or the reason why they are unknown."""
         if id(layer) in self.unknown:
             return self.unknown[id(layer)]
-        calls = self._calls(layer)
+        calls = self.calls(layer)
         if not calls:
             return "no output depends on it"
         if not self._one_per_caller(calls, calls):
@@ -100,7 +108,7 @@ class _Trace:
         def neighbour(other: Node | None) -> Layer | None:
             layer = other and other.operation
             known = isinstance(layer, Layer) and id(layer) not in self.unknown
-            return layer if known and self._one_per_caller(self._calls(layer), calls) else None
+            return layer if known and self._one_per_caller(self.calls(layer), calls) else None
 
         inputs, outputs = node.input_tensors[0], node.outputs[0]
         producer = node_of(inputs) if self.uses[id(inputs)] == 1 else None
@@ -108,7 +116,8 @@ class _Trace:
         consumer = consumers[0] if consumers and self.uses[id(outputs)] == 1 else None
         return Neighbours(node.operation, neighbour(producer), neighbour(consumer))
 
-    def _calls(self, layer: Layer) -> list[Node]:
+    def calls(self, layer: Layer) -> list[Node]:
+        """The traced calls of a layer."""
         return [node for node in self.nodes.values() if node.operation is layer]
 
     def _one_per_caller(self, calls: list[Node], others: list[Node]) -> bool:

@@ -1,6 +1,5 @@
 """Replaces the moving averages of a model by population statistics."""
 
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from keras.layers import Layer
 from keras_norm import arguments, kernels, sets
 from keras_norm.intercept import intercept
 from keras_norm.models.conversion import check_model, strategy_scope
+from keras_norm.models.observation import ObservingModel, Recorder, as_row, pooled_moments
 from keras_norm.models.predicates import is_batch_normalization, is_frozen
 from keras_norm.moments import Moments
 from keras_norm.tensors import Tensor
@@ -99,48 +99,26 @@ def _measure(
 ) -> list[Statistics]:
     """The statistics of each layer's inputs, in the order in which the model calls the layers."""
     called: list[Layer] = []
-    recorder = _Recorder()
+    recorder = Recorder()
 
-    def input_moments(inputs: Any) -> list[Moments]:
+    def input_moments(inputs: Any) -> list[tuple[Tensor, ...]]:
         calls: list[tuple[Layer, Moments]] = []
-        recorder.calls = calls
+        recorder.records = calls
         try:
             model(inputs, training=False)
         finally:
-            recorder.calls = None
+            recorder.records = None
         called[:] = [layer for layer, _ in calls]
-        return [batch for _, batch in calls]
+        return [tuple(as_row(ops.cast(value, batch.mean.dtype)) for value in batch) for _, batch in calls]
 
     with strategy_scope(model):
-        moments_model = MomentsModel(input_moments)
+        moments_model = ObservingModel(model, input_moments)
     with intercept(layers, partial(_record, recorder, standardize)):
         batches = moments_model.predict(data, callbacks=[_StopAfter(steps)] if steps else None, **predict)
     by_layer: dict[int, tuple[Layer, list[Any]]] = {}
     for layer, batch in zip(called, batches, strict=True):
         by_layer.setdefault(id(layer), (layer, []))[1].append(batch)
     return [_pool(layer, calls) for layer, calls in by_layer.values()]
-
-
-class _Recorder(threading.local):
-    """The calls of the layers and the moments of their inputs. None in threads that only use the model.
-
-    TensorFlow traces each replica in its own thread, one after another.
-    """
-
-    calls: list[tuple[Layer, Moments]] | None = None
-
-
-class MomentsModel(keras.Model):
-    """A model that returns the moments of the inputs of layers, so that `predict` can collect them."""
-
-    def __init__(self, input_moments: Callable[[Any], list[Moments]]) -> None:
-        super().__init__()
-        # A function hides the model from Keras. `predict` on JAX would take its values, and lose them if interrupted.
-        self._input_moments = input_moments
-
-    def call(self, inputs: Any) -> list[tuple[Tensor, ...]]:
-        rows = [(mean, variance, ops.cast(n, mean.dtype)) for mean, variance, n in self._input_moments(inputs)]
-        return [tuple(ops.reshape(value, (1, -1)) for value in row) for row in rows]
 
 
 class _StopAfter(keras.callbacks.Callback):
@@ -159,7 +137,7 @@ class _StopAfter(keras.callbacks.Callback):
 
 
 def _record(
-    recorder: _Recorder,
+    recorder: Recorder,
     standardize: bool,
     layer: Layer,
     call: Callable[..., Tensor],
@@ -168,13 +146,13 @@ def _record(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Records the moments of a layer's inputs. Normalizes by them if `standardize`, else by the moving statistics."""
-    if recorder.calls is None:
+    if recorder.records is None:
         return call(inputs, training=training, mask=mask)
     x = ops.convert_to_tensor(inputs)
     axis = arguments.resolve_axis(OWNER, layer.axis, len(x.shape))
     mask_of_x = arguments.resolve_mask(OWNER, mask, x)
     batch = kernels.moments(x, sets.batch(x, axis), mask_of_x)
-    recorder.calls.append((layer, batch))
+    recorder.records.append((layer, batch))
     if not standardize:
         return call(inputs, training=False, mask=mask)
     # `predict` runs on several replicas only on TensorFlow. The ranks of torch must not wait for each other.
@@ -192,12 +170,8 @@ def _record(
 def _pool(layer: Layer, calls: list[tuple[np.ndarray, ...]]) -> Statistics:
     """The moments of all batches of all calls. A channel without positions keeps its statistics."""
     _, mean_before, variance_before = _moving_statistics(layer)
-    m, v, n = (np.concatenate([np.asarray(call[k], "float64") for call in calls]) for k in range(3))
-    total = np.broadcast_to(n, m.shape).sum(0)
-    seen, divisor = total > 0, np.maximum(total, 1)
-    mean = (n * m).sum(0) / divisor
-    variance = (n * (v + (m - mean) ** 2)).sum(0) / divisor
-    return layer, np.where(seen, mean, mean_before), np.where(seen, variance, variance_before)
+    mean, variance, total = pooled_moments(calls)
+    return layer, np.where(total > 0, mean, mean_before), np.where(total > 0, variance, variance_before)
 
 
 def _moving_statistics(layer: Layer) -> Statistics:

@@ -1,0 +1,1 @@
+"""What `keras_norm.models.examine` reads, measures, finds and reports."""

@@ -1,0 +1,316 @@
+"""Measures the normalizations of a model: moments, moving statistics, and what each layer changes between modes."""
+
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import backend, ops, tree
+from keras.layers import Layer
+
+from keras_norm import arguments, kernels, layers
+from keras_norm._keras import loss_weights_of
+from keras_norm.examination.places import Place, sets_of
+from keras_norm.intercept import intercept
+from keras_norm.models.conversion import strategy_scope
+from keras_norm.models.observation import ObservingModel, Recorder, as_row, pooled_moments
+from keras_norm.models.predicates import is_batch_normalization
+from keras_norm.tensors import Tensor, cast, select, upcast
+
+OWNER = "examine"
+ABOUT_ZERO = (layers.RMSNormalization, layers.FilterResponseNormalization, keras.layers.RMSNormalization)
+
+Rows = dict[str, np.ndarray]
+"""What a call of a layer gives, by name: arrays with a row for each replica."""
+
+
+class Batch(NamedTuple):
+    """Inputs, labels and sample weights, as arrays."""
+
+    x: Any
+    y: Any
+    weights: Any
+
+    @property
+    def samples(self) -> int:
+        """The number of samples of all replicas together."""
+        return len(tree.flatten(self.x)[0])
+
+
+def batches_of(data: Any, labels: Any, steps: int, batch_size: int) -> Iterator[Batch]:
+    """The first `steps` batches of what `fit` takes: arrays, a `tf.data.Dataset`, a `PyDataset`, a loader of torch."""
+    leaves = tree.flatten(data)
+    if all(hasattr(leaf, "shape") for leaf in leaves):
+        for start in range(0, min(len(leaves[0]), steps * batch_size), batch_size):
+            rows = slice(start, start + batch_size)
+            x, y = (tree.map_structure(lambda a, rows=rows: _array(a[rows]), of) for of in (data, labels))
+            yield Batch(x, y, None)
+        return
+    indices = range(len(data) if getattr(data, "num_batches", None) else steps)
+    batches = (data[i] for i in indices) if isinstance(data, keras.utils.PyDataset) else iter(data)
+    for _, batch in zip(range(steps), batches, strict=False):
+        yield Batch(*tree.map_structure(_array, keras.utils.unpack_x_y_sample_weight(batch)))
+
+
+def _array(tensor: Any) -> Any:
+    return None if tensor is None else np.asarray(ops.convert_to_numpy(tensor) if ops.is_tensor(tensor) else tensor)
+
+
+@dataclass
+class Measured:
+    """What the data show of one call of a normalization, over all batches.
+
+    Of a batch normalization, for the channels c with batch moments m_c, v_c and moving statistics M_c, V_c:
+
+        distance = |m_c - M_c| / sqrt(V_c + epsilon)        ratio = (v_c + epsilon) / (V_c + epsilon)
+    """
+
+    positions: int
+    """Positions of the smallest set of the first batch, on one replica."""
+    global_positions: int
+    """The same of what replicas share: as many as `positions` where they share nothing."""
+    samples: int
+    """Samples of the first batch, on one replica."""
+    below_epsilon: float
+    """Share of the sets whose variance is less than epsilon, but not 0."""
+    constant: float
+    """Share of the sets without variance."""
+    variance: float
+    """The mean variance of the sets."""
+    largest: float
+    """The largest absolute input; infinite or NaN if one of them is."""
+    distance: np.ndarray | None = None
+    ratio: np.ndarray | None = None
+    own_gap: float = 0.0
+    """How far the outputs of this layer in training and inference mode differ for equal inputs: the root mean square of
+    the difference over the standard deviation of the outputs."""
+    drift: float = 0.0
+    """How far the channel means of the inputs in the two modes differ, in standard deviations: the median channel."""
+    output_gap: float | None = None
+    """The part of the model's gap that this layer makes by itself."""
+
+
+@dataclass
+class Measurement:
+    """What the data show of a model."""
+
+    calls: list[tuple[Place, int, Measured]]
+    """A normalization, the number of its call, and what was measured there, in the order of the calls."""
+    gap: float = 0.0
+    """How far the outputs in training and inference mode differ: the root mean square of the difference over the
+    standard deviation of the outputs in inference mode."""
+    losses: tuple[float, float] | None = None
+    """With the statistics of the batch, and in inference mode."""
+    finite: bool = True
+    passes: int = 0
+    samples: int = 0
+
+
+class Instrument:
+    """Calls a model with chosen layers in training mode, and records all calls of its normalizations.
+
+    The model stays as it is. Dropout and all other layers run in inference mode.
+    """
+
+    def __init__(self, model: keras.Model, places: list[Place], run_eagerly: bool = False) -> None:
+        self._model = model
+        self._places = {id(place.layer): place for place in places if not place.in_loop}
+        self._switches = [key for key, place in self._places.items() if is_batch_normalization(place.layer)]
+        self._recorder = Recorder()
+        self._called: list[Place] = []
+        with strategy_scope(model):
+            self._observing = ObservingModel(model, self._observe)
+            if self._switches:
+                self._switch = self._observing.add_weight(
+                    shape=(len(self._switches),), initializer="zeros", trainable=False, dtype="float32", name="switch"
+                )
+        self._observing.run_eagerly = run_eagerly
+
+    def measure(self, batches: list[Batch], threshold: float, verbose: Any = 0) -> Measurement:
+        """Runs the model twice on each batch. If the gap exceeds `threshold`, once more for each layer on the first."""
+        everyone = frozenset(self._switches)
+        progress = keras.utils.Progbar(2 * len(batches), verbose=1 if verbose else 0, unit_name="pass")
+        in_inference, in_training = [], []
+        for batch in batches:
+            in_inference.append(self._run(batch.x, ()))
+            progress.add(1)
+            in_training.append(self._run(batch.x, everyone) if everyone else in_inference[-1])
+            progress.add(1)
+        places, outputs, trained = self._called, [run[0] for run in in_inference], [run[0] for run in in_training]
+        numbers: dict[str, int] = {}
+        found = Measurement([], _distance(outputs, trained), samples=sum(batch.samples for batch in batches))
+        found.finite = all(np.isfinite(output).all() for output in _flat(outputs))
+        found.losses = _losses(self._model, batches, trained, outputs)
+        for k, place in enumerate(places):
+            rows, rows_in_training = ([run[1][k] for run in runs] for runs in (in_inference, in_training))
+            measured = _measured(place, rows, rows_in_training)
+            found.calls.append((place, numbers.setdefault(place.path, 0), measured))
+            numbers[place.path] += 1
+        found.passes = (1 + bool(everyone)) * len(batches)
+        if found.gap > threshold and everyone:
+            progress.target += len(everyone)
+            for key in self._switches:
+                alone, _ = self._run(batches[0].x, (key,))
+                progress.add(1)
+                found.passes += 1
+                for place, _, measured in found.calls:
+                    if id(place.layer) == key:
+                        measured.output_gap = _distance(outputs[:1], [alone])
+        return found
+
+    def _run(self, x: Any, in_training: Collection[int]) -> tuple[Any, list[Rows]]:
+        """The outputs of the model, and what its normalizations recorded, with these layers in training mode."""
+        if self._switches:
+            self._switch.assign([float(key in in_training) for key in self._switches])
+        normalizations = [place.layer for place in self._places.values()]
+        with intercept(normalizations, self._record), _random_state_restored():
+            found = self._observing.predict(x, batch_size=len(tree.flatten(x)[0]), verbose=0)
+        return found["outputs"], found["records"]
+
+    def _observe(self, inputs: Any) -> dict[str, Any]:
+        # Before the scope, which hides the values that Keras passes through another one on JAX.
+        switch = ops.convert_to_tensor(self._switch) if self._switches else None
+        records: list[tuple[Place, Any]] = []
+        self._recorder.records, self._recorder.switch = records, switch
+        try:
+            with keras.StatelessScope():  # discards what the layers assign
+                outputs = self._model(inputs, training=False)
+        finally:
+            self._recorder.records = None
+        self._called = [place for place, _ in records]
+        outputs = tree.map_structure(lambda y: y if len(y.shape) else as_row(y), outputs)
+        return {"outputs": outputs, "records": [row for _, row in records]}
+
+    def _record(self, layer: Layer, call: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Records what `layer` is called with. Returns the output of its mode: training where its switch is on."""
+        if self._recorder.records is None:
+            return call(*args, **kwargs)
+        given = inspect.signature(call).bind(*args, **kwargs).arguments
+        place = self._places[id(layer)]
+        x = ops.convert_to_tensor(args[0])
+        row = _row(place.norm, x, arguments.resolve_mask(OWNER, given.get("mask"), x))
+        y = call(**given)
+        if id(layer) in self._switches:
+            with keras.StatelessScope():
+                in_training = call(**(given | {"training": True}))
+            row |= {"changed": _squares(upcast(in_training) - upcast(y)), "size": _squares(_centred(upcast(y)))}
+            on = self._recorder.switch[self._switches.index(id(layer))] > 0.5
+            y = cast(ops.where(on, in_training, y), y.dtype)
+        self._recorder.records.append((place, {name: as_row(value) for name, value in row.items()}))
+        return y
+
+
+def _row(norm: Layer, x: Tensor, mask: Tensor | None) -> dict[str, Any]:
+    """What the inputs of a normalization tell, each of them a number or a number for each channel."""
+    h = select(upcast(x), mask)
+    row: dict[str, Any] = {"largest": ops.max(ops.abs(h)) if 0 not in x.shape else 0.0, "samples": ops.shape(x)[0]}
+    for k, of in enumerate(sets_of(norm, x)):
+        mean, variance, count = kernels.moments(x, of, mask)
+        row[f"count {k}"] = ops.min(ops.convert_to_tensor(count))
+        if k == 0:
+            square = ops.square(mean)
+            spread = variance + square if isinstance(norm, ABOUT_ZERO) else variance
+            constant = variance <= 1e-12 * square
+            row["spread"] = ops.mean(spread)
+            row["constant"] = ops.mean(ops.cast(constant, "float32"))
+            row["below"] = ops.mean(ops.cast((spread < getattr(norm, "epsilon", 0.0)) & ~constant, "float32"))
+            if is_batch_normalization(norm):
+                row |= {"mean": mean, "variance": variance, "n": count}
+    return row
+
+
+def _centred(y: Tensor) -> Tensor:
+    return y - ops.sum(y) / max(np.prod([size or 1 for size in y.shape]), 1)
+
+
+def _squares(y: Tensor) -> Tensor:
+    return ops.sum(ops.square(y))
+
+
+def _measured(place: Place, rows: list[Rows], rows_in_training: list[Rows]) -> Measured:
+    """Sums up the rows of one call over batches and replicas."""
+    joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    counts = [rows[0][name].reshape(-1) for name in rows[0] if name.startswith("count")]  # by replica
+    below, constant, variance = (
+        float(joined[name].mean()) if counts else 0.0 for name in ("below", "constant", "spread")
+    )
+    measured = Measured(
+        positions=min((int(count.min()) for count in counts), default=0),
+        global_positions=min((_global_positions(place.norm, count) for count in counts), default=0),
+        samples=int(rows[0]["samples"].min()),
+        below_epsilon=below,
+        constant=constant,
+        variance=variance,
+        largest=float(joined["largest"].max()),
+    )
+    if "mean" in joined:
+        mean, spread, _ = pooled_moments([(joined["mean"], joined["variance"], joined["n"])])
+        moving_mean, moving_variance = (
+            np.asarray(ops.convert_to_numpy(value), "float64")
+            for value in (place.norm.moving_mean, place.norm.moving_variance)
+        )
+        scale = moving_variance + place.norm.epsilon
+        measured.distance = abs(mean - moving_mean) / np.sqrt(scale)
+        measured.ratio = (spread + place.norm.epsilon) / scale
+        trained = np.concatenate([row["mean"] for row in rows_in_training])
+        drift = abs(trained - joined["mean"]).mean(0) / np.sqrt(spread + place.norm.epsilon)
+        measured.drift = float(np.median(drift))
+    if "changed" in joined:
+        measured.own_gap = float(np.sqrt(joined["changed"].sum() / max(joined["size"].sum(), 1e-30)))
+    return measured
+
+
+def _global_positions(norm: Layer, counts: np.ndarray) -> int:
+    """The smallest number of positions of what replicas share, from those on each of them."""
+    shared = getattr(norm, "synchronized", False)
+    if backend.backend() == "torch" and shared:  # of which each rank sees its own
+        return int(counts.min()) * (kernels.number_of_replicas() if shared is True else shared)
+    together = len(counts) if shared is True else min(shared or 1, len(counts))
+    return int(counts.reshape(-1, together).sum(1).min())
+
+
+def _distance(ours: list[Any], theirs: list[Any]) -> float:
+    """The root mean square of the difference, over the standard deviation of the first."""
+    found = 0.0
+    for a, b in zip(_flat(ours), _flat(theirs), strict=True):
+        deviation = max(float(a.std()), 1e-6 * float(abs(a).max(initial=0.0)), 1e-30)
+        found = max(found, float(np.sqrt(np.square(a - b).mean())) / deviation)
+    return found
+
+
+def _flat(outputs: list[Any]) -> list[np.ndarray]:
+    """Each output of the model over all batches, in float64."""
+    flat = [[np.asarray(y, "float64") for y in tree.flatten(output)] for output in outputs]
+    return [np.concatenate([y.reshape(-1) for y in ys]) for ys in zip(*flat, strict=True)]
+
+
+def _losses(
+    model: keras.Model, batches: list[Batch], in_training: list[Any], in_inference: list[Any]
+) -> tuple[float, float] | None:
+    """The mean loss of both modes, if the model is compiled with one and the data have labels."""
+    if not model.compiled or getattr(model, "loss", None) is None or batches[0].y is None:
+        return None
+    judge = keras.Model()
+    judge.compile(loss=model.loss, loss_weights=loss_weights_of(model))
+    samples = np.array([batch.samples for batch in batches])
+
+    def mean(outputs: list[Any]) -> float:
+        tensors = [tree.map_structure(ops.convert_to_tensor, y) for y in outputs]
+        losses = [
+            judge.compute_loss(batch.x, batch.y, y, batch.weights) for batch, y in zip(batches, tensors, strict=True)
+        ]
+        return float(np.average([float(ops.convert_to_numpy(loss)) for loss in losses], weights=samples))
+
+    return mean(in_training), mean(in_inference)
+
+
+def _random_state_restored() -> AbstractContextManager[Any]:
+    """Restores the random state of torch on exit."""
+    if backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    return torch.random.fork_rng()
