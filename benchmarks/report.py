@@ -4,7 +4,8 @@ import csv
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import metadata
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import geometric_mean
 
@@ -32,9 +33,8 @@ UNITS = {"ms": "milliseconds", "limits": "time over that of moving the bytes"}
 
 def machine() -> str:
     """Where this runs, on what, with which versions."""
-    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
-    names = [*VERSIONS[keras.backend.backend()], "keras", "keras_norm"]
-    versions = ", ".join(f"{name} {installed[name]}" for name in names if name in installed)
+    names = [name for name in (*VERSIONS[keras.backend.backend()], "keras", "keras_norm") if find_spec(name)]
+    versions = ", ".join(f"{name} {import_module(name).__version__}" for name in names)
     return f"{_processor()}, {os.cpu_count()} cores, {' and '.join(backend.devices()) or 'no GPU'}; {versions}"
 
 
@@ -49,6 +49,9 @@ def _processor() -> str:
 def write(rows: Iterable[Row], path: Path, panel: Sequence[str], group: str, height: str) -> None:
     """The CSV, and prints and writes the table and the picture."""
     rows = list(_written(rows, path.with_suffix(".csv")))
+    if not rows:
+        print(f"\n{path.name}: all were left out")
+        return
     text = f"{machine()}\n\nTime over that of keras_norm: above 1 keras_norm is faster.\n\n{table(rows)}\n"
     path.with_suffix(".md").write_text(text)
     print(f"\n{text}")

@@ -125,7 +125,7 @@ def _differences(steps: dict[str, Step], line: Callable[[str], str]) -> dict[str
         try:
             outputs = step()
             ours = ours or outputs
-            found[name] = max(_difference(a, b) for a, b in zip(ours, outputs, strict=True))
+            found[name] = float(np.max([_difference(a, b) for a, b in zip(ours, outputs, strict=True)]))  # NaN stays
             del outputs
         except Exception as error:  # each backend has its own for want of memory
             print(line(name if found else "all"), textwrap.shorten(f"left out, {error!r}", 500), flush=True)

@@ -93,6 +93,12 @@ def test_a_difference_is_relative_to_the_largest_value_of_ours():
     assert [row.difference for row in rows] == [0, 0.25]
 
 
+def test_a_difference_that_is_not_a_number_is_not_hidden_by_the_other_outputs():
+    theirs = {"keras.layers": lambda: [*returns(1)(), *returns(math.nan)()]}
+    *_, row = compare({"keras_norm": lambda: returns(1)() * 2, **theirs}, *LABELS, turns=1)
+    assert math.isnan(row.difference)
+
+
 def test_a_contender_that_fails_is_named_and_left_out(capsys):
     contenders = {"keras_norm": returns(1, 2), "keras.layers": fails, "flax.nnx": returns(1, 2)}
     rows = compare(contenders, *LABELS, turns=1)
@@ -103,6 +109,11 @@ def test_a_contender_that_fails_is_named_and_left_out(capsys):
 def test_without_ours_there_is_nothing_to_compare(capsys):
     assert not list(compare({"keras_norm": fails, "keras.layers": returns(1, 2)}, *LABELS, turns=1))
     assert "all: left out, MemoryError('no room')" in capsys.readouterr().out
+
+
+def test_a_run_in_which_all_fail_says_so_and_goes_on(tmp_path, capsys):
+    report.write(iter(()), tmp_path / "run", ("step",), "layer", "ms")
+    assert "run: all were left out" in capsys.readouterr().out
 
 
 def test_a_run_that_is_stopped_leaves_the_rows_that_it_has_found(tmp_path):
