@@ -17,7 +17,8 @@ class LayerNormCell(Affine):
     """Abstract base of the layer-normalized cells. A subclass is a cell of Keras too, whose `call` it replaces.
 
     The arguments, weights and states of the Keras cell come first, under their names and in their order. A cell runs
-    wherever that one does: in `keras.layers.RNN` and `Bidirectional`, stacked, stateful, masked, unrolled.
+    wherever that one does: in `keras.layers.RNN` and `Bidirectional`, stacked, stateful, masked, unrolled. Its export
+    goes as far: LiteRT without TensorFlow's operations and `torch.export` take unrolled layers only.
 
     Each normalization is that of `functional.layer_norm` over the last axis. Its moments, gamma and beta are float32
     or wider under every dtype policy.

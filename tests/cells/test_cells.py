@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_norm as kn
-from support import recurrences, reference
+from support import exports, recurrences, reference
 from support.backends import BACKEND, array, call, gradients
 from support.cases import random_input
 
@@ -465,6 +465,25 @@ def test_regularizers_and_constraints_act_on_gamma_and_beta(cell):
     vectors = layer.weights[3:]
     assert all(w.constraint is constraint for w in vectors)
     assert_close(sum(layer.losses), 0.5 * sum(np.prod(w.shape) for w in vectors))
+
+
+TO_FILES = {
+    "saved_model": exports.saved_model,
+    "litert": lambda *given: exports.litert(*given)[0],
+    "onnx": exports.onnx,
+}
+WAYS = {"tensorflow": TO_FILES, "torch": exports.ON_TORCH, "jax": {}}[BACKEND]
+
+
+@pytest.mark.parametrize("unroll", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_exported_layer_gives_equal_outputs_for_another_batch_size(way, unroll, tmp_path):
+    if not unroll and way in ("litert", "torch.export"):
+        pytest.skip("the loop over time of Keras' own cells does not run there either")
+    layer = layer_of(LSTM, return_sequences=True, unroll=unroll)
+    model, x = keras.Sequential([keras.Input((T, D)), layer]), random_input(N, T, D, dtype="float32")
+    model(x[:1])  # the export to ONNX asks for a call
+    assert_close(WAYS[way](model, x, tmp_path / "model.tflite"), expected(LSTM, layer, x)[0])
 
 
 BROKEN = [
