@@ -46,6 +46,15 @@ def boolean_or_count(owner: str, name: str, value: Any) -> bool | int:
     return int(value)
 
 
+def initializer(owner: str, name: str, value: Any) -> Any:
+    """`value` as an initializer. Keras would take None for a random one."""
+    if value is None:
+        raise TypeError(
+            f"{owner}: {name} must be an initializer. Received: {name}=None (leave it out for the default)."
+        )
+    return keras.initializers.get(value)
+
+
 def positive_integer(owner: str, name: str, value: Any) -> int:
     """`value` as an int above 0."""
     if integer(owner, name, value) < 1:
@@ -144,6 +153,12 @@ def listed_axes(axis: int | Sequence[int]) -> list[int]:
     return list(axis) if isinstance(axis, Sequence) else [axis]
 
 
+def single_axis(axis: int | Sequence[int] | None) -> int | None:
+    """The axis, also where it is the only one of a sequence; None where there are several or none."""
+    axes = [] if axis is None else listed_axes(axis)
+    return axes[0] if len(axes) == 1 else None
+
+
 def resolve_axes(owner: str, axis: int | Sequence[int], rank: int) -> list[int]:
     """One axis or several, counted from 0 and sorted."""
     axes = sorted(resolve_axis(owner, a, rank) for a in listed_axes(axis))
@@ -167,15 +182,14 @@ def resolve_channel_axis(owner: str, axis: int, rank: int) -> int:
 
 
 def check_style(owner: str, content_shape: Sequence[int | None], style_shape: Sequence[int | None], axis: int) -> None:
-    """Refuses a style that has not the rank, the samples and the channels of the content."""
+    """Refuses a style that has not the rank and the channels of the content, and its samples or a single one."""
     if len(style_shape) == len(content_shape):
-        pairs = [(content_shape[a], style_shape[a]) for a in (0, axis)]
-        if all(None in pair or pair[0] == pair[1] for pair in pairs):
+        samples, channels = ({content_shape[a], style_shape[a]} - {None} for a in (0, axis))
+        if len(channels) <= 1 and (len(samples) <= 1 or style_shape[0] == 1):
             return
     raise ValueError(
-        f"{owner}: style must have the rank, the samples and the channels of the content. Received: "
-        f"content.shape={tuple(content_shape)}, style.shape={tuple(style_shape)}, axis={axis} "
-        "(repeat one style for a batch)."
+        f"{owner}: style must have the rank and the channels of the content, and its samples or one for all. Received: "
+        f"content.shape={tuple(content_shape)}, style.shape={tuple(style_shape)}, axis={axis}."
     )
 
 

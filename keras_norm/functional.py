@@ -242,7 +242,7 @@ def adaptive_instance_norm(
 
     Args:
         content: input of rank 2 or more, batch first.
-        style: as `content`; other sizes may differ.
+        style: as `content`; other sizes may differ, and a single sample is the style of all.
         epsilon: added to both variances.
         axis: the channel axis of both.
         mask: True where a position of the content counts, as in `group_norm`.

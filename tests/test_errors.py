@@ -71,7 +71,25 @@ CASES = [
     (lambda: kn.SwitchableNormalization(axis=0)(X), ValueError, "SwitchableNormalization: axis must not be 0"),
     (lambda: kn.RMSNormalization(axis="channels"), TypeError, "RMSNormalization: axis must be an integer"),
     (lambda: kn.RMSNormalization(axis=None), TypeError, "RMSNormalization: axis must be an integer"),
-    (lambda: CONDITIONAL(keras.layers.Dense(3)), TypeError, "ConditionalNormalization: normalization must be a layer of keras_norm. Received: normalization=<Dense"),
+    (lambda: kn.DynamicTanh(epsilon=1.0), ValueError, "DynamicTanh: epsilon is no argument of this layer, which sets it itself. Received: epsilon=1.0 (leave it out)"),
+    (lambda: kn.DynamicTanh(alpha_initializer=None), TypeError, "DynamicTanh: alpha_initializer must be an initializer. Received: alpha_initializer=None (leave it out for the default)"),
+    (lambda: kn.DynamicTanh(alpha_initializer=True), ValueError, "Could not interpret initializer identifier: True"),
+    (lambda: LAYER(gamma_initializer=None), TypeError, "LayerNormalization: gamma_initializer must be an initializer. Received: gamma_initializer=None"),
+    (lambda: BATCH(moving_mean_initializer=None), TypeError, "BatchNormalization: moving_mean_initializer must be an initializer"),
+    (lambda: kn.BatchInstanceNormalization(rho_initializer=None), TypeError, "rho_initializer must be an initializer"),
+    (lambda: kn.SwitchableNormalization(logits_initializer=None), TypeError, "logits_initializer must be an initializer"),
+    (lambda: kn.ThresholdedLinearUnit(tau_initializer=None), TypeError, "tau_initializer must be an initializer"),
+    (lambda: CONDITIONAL(LAYER), TypeError, "ConditionalNormalization: normalization must be a layer. Received: normalization=<class"),
+    (lambda: CONDITIONAL(keras.layers.Dense(3))(X, X[:, 0]), ValueError, "ConditionalNormalization: normalization must keep the shape of its inputs. Received: normalization=<Dense"),
+    (lambda: CONDITIONAL(LAYER(), axis=1.0), TypeError, "ConditionalNormalization: axis must be an integer. Received: axis=1.0"),
+    (lambda: CONDITIONAL(LAYER())([X, X]), ValueError, "ConditionalNormalization: it must be called with two inputs. Received: one, of type list (call layer(inputs, condition), without a list)"),
+    (lambda: kn.AdaptiveInstanceNormalization()([X, X]), ValueError, "AdaptiveInstanceNormalization: it must be called with two inputs. Received: one, of type list (call layer(inputs, style), without a list)"),
+    (lambda: CONDITIONAL(LAYER())(keras.Input((4, 6)), keras.Input((None,))), ValueError, "the condition must fit: its channels must be of known size (give it to keras.Input). Received: condition.shape=(None, None)"),
+    (lambda: CONDITIONAL(LAYER())(keras.Input((4, 6)), keras.Input((4, None))), ValueError, "its channels must be of known size"),
+    (lambda: called_twice(X[:, 0], X), ValueError, "the condition must fit: it must have the 2 axes that the layer was built for. Received: condition.shape=(2, 4, 6)"),
+    (lambda: called_twice(X, X[:, 0]), ValueError, "the condition must fit: it must have the 3 axes that the layer was built for. Received: condition.shape=(2, 6)"),
+    (lambda: CONDITIONAL(LAYER(), 3)(X, np.ones(2, "float32")), ValueError, "ConditionalNormalization: with num_classes the condition must be integers. Received: condition.dtype=float32, num_classes=3 (an input of a model is keras.Input((), dtype='int32'))"),
+    (lambda: CONDITIONAL(LAYER(), 3)(keras.Input((4, 6)), keras.Input(())), ValueError, "with num_classes the condition must be integers. Received: condition.dtype=float32"),
     (lambda: CONDITIONAL(LAYER(), num_classes=0), ValueError, "ConditionalNormalization: num_classes must be positive"),
     (lambda: CONDITIONAL(LAYER(), kernel_size=1.5), TypeError, "ConditionalNormalization: kernel_size must be an integer"),
     (lambda: CONDITIONAL(LAYER(), zero_initialized=3), TypeError, "ConditionalNormalization: zero_initialized must be True or False"),
@@ -85,6 +103,12 @@ def called_with_other_channels():
     layer = GROUP(2)
     layer(X)
     layer(X[..., :4])
+
+
+def called_twice(*conditions):
+    layer = CONDITIONAL(LAYER())
+    for condition in conditions:
+        layer(X, condition)
 
 
 @pytest.mark.parametrize(("broken", "error", "words"), CASES, ids=[words for _, _, words in CASES])

@@ -225,7 +225,10 @@ def _dx(x, gamma, mean, inverse, mean_dh, mean_dh_u, dy):
 def _sum_to(x: Tensor, weight: Tensor) -> Tensor:
     """The sum of `x` along all axes on which the weight has size 1: the gradient of a broadcast."""
     axes = tuple(a for a, size in enumerate(weight.shape) if size == 1 and x.shape[a] != 1)
-    return tf.broadcast_to(total(x, axes) if axes else x, tf.shape(weight))
+    x = total(x, axes) if axes else x
+    if None in weight.shape:  # where it may be 1 too: a gamma for each sample of a batch, or one for all
+        x = tf.reduce_sum(x, tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(weight), s1=tf.shape(x)).r0, keepdims=True)
+    return tf.broadcast_to(x, tf.shape(weight))
 
 
 def _is_per_channel(x: Tensor, *weights: Tensor | None) -> bool:

@@ -6,15 +6,16 @@ import keras
 
 from keras_norm import arguments
 from keras_norm.functional import adaptive_instance_norm
-from keras_norm.layers.channel import ChannelLayer
+from keras_norm.layers.channel import SecondInput
 from keras_norm.tensors import Tensor, cast
 
 
 @keras.saving.register_keras_serializable("keras_norm")
-class AdaptiveInstanceNormalization(ChannelLayer):
+class AdaptiveInstanceNormalization(SecondInput):
     r"""Gives each channel of each sample of a content the mean and the standard deviation of a style.
 
-    For a content x of shape `(N, ..., C)` and a style of the same rank, N and C, whose other sizes may differ,
+    For a content x of shape `(N, ..., C)` and a style of the same rank, N (or 1: a style for all) and C, whose other
+    sizes may differ,
 
         S_i = {k : k_N = i_N, k_C = i_C}            T_i: the same set of positions of the style
         y_i = sqrt(var(T_i) + epsilon) (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + mean(T_i)
@@ -31,7 +32,7 @@ class AdaptiveInstanceNormalization(ChannelLayer):
     Input shape: `(N, ..., C)` of any rank >= 2, twice. Output shape: that of the content.
 
     Raises:
-        ValueError: when called, if the style has not the rank, the samples and the channels of the content.
+        ValueError: when called, if the style has not the rank and the channels of the content, and its samples or one.
 
     Example:
         >>> content, style = np.array([[[1.0], [3.0]]]), np.array([[[10.0], [20.0], [30.0]]])
@@ -42,6 +43,8 @@ class AdaptiveInstanceNormalization(ChannelLayer):
     Reference: Huang & Belongie, Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization, ICCV 2017,
         https://arxiv.org/abs/1703.06868, eq. 8.
     """
+
+    _second_input = "style"
 
     def __init__(self, axis: int = -1, epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(axis, **kwargs)

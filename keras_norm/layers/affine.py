@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import constraints, initializers, regularizers
 
+from keras_norm import arguments
 from keras_norm.tensors import at_least_float32
 
 ROLES: dict[str, Any] = {"initializer": initializers, "regularizer": regularizers, "constraint": constraints}
@@ -17,7 +18,11 @@ class Affine(keras.layers.Layer):
     def _set_affine(self, *values: Any) -> None:
         """Sets the attributes that `ARGUMENTS` names, in that order."""
         for name, value in zip(ARGUMENTS, values, strict=True):
-            setattr(self, name, ROLES[name.partition("_")[2]].get(value))
+            role = name.partition("_")[2]
+            if role == "initializer":
+                setattr(self, name, arguments.initializer(type(self).__name__, name, value))
+            else:
+                setattr(self, name, ROLES[role].get(value))
 
     def _affine_config(self) -> dict[str, Any]:
         """The entries of a config for these attributes."""

@@ -56,8 +56,10 @@ class BaseBatchNormalization(Normalization):
     ) -> None:
         super().__init__(axis, epsilon, *args, **kwargs)
         self.momentum = arguments.fraction(self._error_prefix, "momentum", momentum)
-        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
-        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+        self.moving_mean_initializer, self.moving_variance_initializer = (
+            arguments.initializer(self._error_prefix, f"moving_{name}_initializer", value)
+            for name, value in (("mean", moving_mean_initializer), ("variance", moving_variance_initializer))
+        )
         self.synchronized = arguments.boolean_or_count(self._error_prefix, "synchronized", synchronized)
         self.moving_mean: Any = None
         self.moving_variance: Any = None

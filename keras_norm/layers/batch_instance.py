@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import initializers, ops
 
+from keras_norm import arguments
 from keras_norm.functional import instance_norm
 from keras_norm.layers.base_batch import BaseBatchNormalization
 from keras_norm.layers.channel import ChannelLayer
@@ -62,7 +63,7 @@ class BatchInstanceNormalization(BaseBatchNormalization):
 
     def __init__(self, *args: Any, rho_initializer: Any = "ones", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.rho_initializer = initializers.get(rho_initializer)
+        self.rho_initializer = arguments.initializer(self._error_prefix, "rho_initializer", rho_initializer)
         self.rho: Any = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

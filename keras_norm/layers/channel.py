@@ -38,6 +38,15 @@ class ChannelLayer(Affine):
         super().__init_subclass__(**kwargs)
         describe(cls, ChannelLayer, cls._sets_itself)
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refuses what a layer does not take before Python finds it given twice."""
+        for name in sorted(cls._sets_itself & kwargs.keys()):
+            raise ValueError(
+                f"{cls.__name__}: {name} is no argument of this layer, which sets it itself. "
+                f"Received: {name}={kwargs[name]!r} (leave it out)."
+            )
+        return super().__new__(cls, *args, **kwargs)
+
     def __init__(self, axis: Any = -1, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.supports_masking = True
@@ -104,3 +113,18 @@ class ChannelLayer(Affine):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ChannelLayer":
         return super().from_config(with_kept_axis(config))
+
+
+class SecondInput(ChannelLayer):
+    """Abstract base of the layers that are called with two inputs."""
+
+    _second_input: str
+    """The name of the second input in `call`."""
+
+    def __call__(self, first: Tensor, *second: Any, **kwargs: Any) -> Tensor:
+        if not second and self._second_input not in kwargs:
+            raise ValueError(
+                f"{self._error_prefix}: it must be called with two inputs. Received: one, of type "
+                f"{type(first).__name__} (call layer(inputs, {self._second_input}), without a list)."
+            )
+        return super().__call__(first, *second, **kwargs)

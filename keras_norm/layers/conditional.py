@@ -1,18 +1,18 @@
 """Conditional Normalization: gamma and beta are computed from a second input."""
 
+import inspect
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_norm import arguments
-from keras_norm.layers.base import Normalization
-from keras_norm.layers.channel import ChannelLayer
-from keras_norm.tensors import Tensor, cast, upcast
+from keras_norm.layers.channel import SecondInput
+from keras_norm.tensors import Tensor, at_least_float32, cast, dtype_name
 
 
 @keras.saving.register_keras_serializable("keras_norm")
-class ConditionalNormalization(ChannelLayer):
+class ConditionalNormalization(SecondInput):
     r"""Scales and shifts the output of a normalization by numbers that depend on a second input.
 
     For inputs x of shape `(N, ..., C)` and a condition c
@@ -21,32 +21,37 @@ class ConditionalNormalization(ChannelLayer):
 
     where the maps gamma and beta are, by the condition,
 
-    * integers of shape `(N,)`, classes below `num_classes`: a row of a table per class (conditional batch or instance
-      normalization);
+    * integers of shape `(N,)`, classes from 0 to `num_classes - 1`: a row of a table per class (conditional batch or
+      instance normalization);
     * a vector of shape `(N, D)`: a dense layer (FiLM; adaptive layer normalization of diffusion transformers);
     * a map of the rank of x, `(N, ..., D)`, with the spatial sizes of x: a convolution (SPADE; with `kernel_size=1` and
       inputs `(batch, time, features)` a dense layer at each time step).
 
     Vectors and classes give each sample a gamma and a beta of shape `(C,)`, maps each position. Whose statistics the
-    normalization takes, in training and in inference, is its own matter; `training` and `mask` are passed on to it. At
-    a masked position it gives its own beta, or 0 without one, and this layer scales and shifts that.
+    normalization takes, in training and in inference, is its own matter; `training` and `mask` are passed on to it if
+    it takes them. At a masked position those of this package give their own beta, or 0 without one, and this layer
+    scales and shifts that.
 
-    Call it as `layer(x, condition)`.
+    Call it as `layer(x, condition)`. The maps compute in float32 or wider, and are not quantized. No call reads the
+    classes to check them: TensorFlow on a CPU and torch raise an error for one that is out of range, TensorFlow on a
+    GPU takes zeros for its row, and JAX NaN.
 
     Args:
-        normalization: a layer of this package. Give it `center=False, scale=False`, unless it should have its own
-            gamma and beta as well. Its channel axis is that of gamma(c) and beta(c) (the last one, if it has none or
-            several).
+        normalization: a normalization of this package or of Keras, or another layer that keeps the shape of its
+            inputs. Give it `center=False, scale=False`, unless it should have its own gamma and beta as well.
         num_classes: number of classes, if the condition is integers.
         zero_initialized: whether both maps start at 0, so that training starts at the normalization alone. With False
             they start as Keras' layers do.
         kernel_size: size of the convolution's kernel, if the condition is a map.
+        axis: the channel axis of x, gamma(c), beta(c) and of a map. By default that of the normalization, or the last
+            one, if it has none or several.
 
     Input shape: `(N, ..., C)` and one of those above. Output shape: the first.
 
     Raises:
-        TypeError: if `normalization` is not a layer of this package.
-        ValueError: when built, if the shape of the condition is none of those above.
+        TypeError: if `normalization` is not a layer.
+        ValueError: when built or called, if the condition is none of those above, or not of the kind that the layer
+            was built for; when built, if `normalization` changes the shape of its inputs.
 
     Example:
         >>> import keras_norm as kn
@@ -62,29 +67,32 @@ class ConditionalNormalization(ChannelLayer):
         https://arxiv.org/abs/1903.07291, eq. 1.
     """
 
-    _sets_itself = frozenset({"axis"})
+    _second_input = "condition"
 
     def __init__(
         self,
-        normalization: Normalization,
+        normalization: keras.layers.Layer,
         num_classes: int | None = None,
         zero_initialized: bool = True,
         kernel_size: int = 3,
+        axis: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(normalization, Normalization):
+        if not isinstance(normalization, keras.layers.Layer):
             raise TypeError(
-                f"{self._error_prefix}: normalization must be a layer of keras_norm. Received: "
-                f"normalization={normalization!r} (such as GroupNormalization(8, center=False, scale=False))."
+                f"{self._error_prefix}: normalization must be a layer. Received: normalization={normalization!r} "
+                "(such as GroupNormalization(8, center=False, scale=False))."
             )
-        axis: Any = normalization.axis
-        super().__init__(axis if isinstance(axis, int) else -1, **{"dtype": normalization.dtype_policy, **kwargs})
+        if axis is None:
+            axis = arguments.single_axis(getattr(normalization, "axis", None))
+        super().__init__(-1 if axis is None else axis, **{"dtype": normalization.dtype_policy, **kwargs})
         self.normalization = normalization
         self.num_classes = num_classes
         if num_classes is not None:
             self.num_classes = arguments.positive_integer(self._error_prefix, "num_classes", num_classes)
         self.zero_initialized = arguments.boolean(self._error_prefix, "zero_initialized", zero_initialized)
         self.kernel_size = arguments.positive_integer(self._error_prefix, "kernel_size", kernel_size)
+        self._condition_rank: int | None = None
 
     def build(self, inputs_shape: Any, condition_shape: Any) -> None:  # type: ignore[override]
         super().build(inputs_shape)
@@ -92,23 +100,30 @@ class ConditionalNormalization(ChannelLayer):
         self._check_condition(inputs_shape, condition_shape)
         if not self.normalization.built:
             self.normalization.build(inputs_shape)
+        self._check_normalization(inputs_shape)
         self.gamma_map = self._map("gamma", inputs_shape, condition_shape)
         self.beta_map = self._map("beta", inputs_shape, condition_shape)
+        self._condition_rank = len(condition_shape)
+        if not self.trainable:  # as given to the constructor, which Keras keeps from the layers inside
+            for layer in (self.normalization, self.gamma_map, self.beta_map):
+                layer.trainable = False
 
     def call(
         self, inputs: Tensor, condition: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
         self._check_condition(inputs.shape, condition.shape)
-        h = upcast(self.normalization(inputs, training=training, mask=mask))
+        self._check_classes(condition)
+        # Keras itself drops a `training` that a layer does not take.
+        takes_mask = mask is not None and "mask" in inspect.signature(self.normalization.call).parameters
+        h = self.normalization(inputs, training=training, **({"mask": mask} if takes_mask else {}))
+        h = cast(h, self.gamma_map.compute_dtype)
         gamma, beta = (self._computed(by, condition, h) for by in (self.gamma_map, self.beta_map))
         return cast((1.0 + gamma) * h + beta, self.compute_dtype)
 
     def _map(self, name: str, inputs_shape: Any, condition_shape: Any) -> keras.layers.Layer:
         """The layer that computes gamma or beta, built; its channels are on the last axis."""
         (channels,) = self._channel_sizes(inputs_shape)
-        options = {"name": name, "dtype": self.dtype_policy}
-        if self.variable_dtype not in ("float32", "float64"):
-            options["dtype"] = "float32"  # weights are float32 or wider under every policy
+        options = {"name": name, "dtype": at_least_float32(self.variable_dtype)}
         if self.num_classes is not None:
             start = "zeros" if self.zero_initialized else "uniform"
             layer = keras.layers.Embedding(self.num_classes, channels, embeddings_initializer=start, **options)
@@ -120,16 +135,19 @@ class ConditionalNormalization(ChannelLayer):
                 convolution = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)[len(condition_shape) - 3]
                 layer = convolution(channels, self.kernel_size, padding="same", data_format="channels_last", **options)
         layer.build(self._channels_last(condition_shape))
+        layer.quantize = _refuse_quantization
         return layer
 
     def _computed(self, by: keras.layers.Layer, condition: Tensor, h: Tensor) -> Tensor:
         """gamma or beta, to broadcast against `h`."""
         rank, (axis,) = len(h.shape), self._affine_axes(len(h.shape))
+        if self.num_classes is None:
+            condition = cast(condition, by.compute_dtype)
         if self.num_classes is None and len(condition.shape) > 2:
             order = self._channels_last(range(rank))
-            return upcast(ops.transpose(by(ops.transpose(condition, order)), [order.index(a) for a in range(rank)]))
+            return ops.transpose(by(ops.transpose(condition, order)), [order.index(a) for a in range(rank)])
         values = by(condition)
-        return upcast(ops.reshape(values, (-1, *[values.shape[-1] if a == axis else 1 for a in range(1, rank)])))
+        return ops.reshape(values, (-1, *[values.shape[-1] if a == axis else 1 for a in range(1, rank)]))
 
     def _channels_last(self, sizes: Any) -> list[Any]:
         """The sizes of a map with that of its channels at the end; others have it there."""
@@ -148,6 +166,10 @@ class ConditionalNormalization(ChannelLayer):
             sizes = [(inputs_shape[a], condition_shape[a]) for a in axes] if of_condition == rank <= 5 else [(1, 2)]
             fits = of_condition == 2 or all(None in pair or pair[0] == pair[1] for pair in sizes)
             rule = "it must be a vector (N, D), or a map of the rank and the spatial sizes of the inputs"
+            if fits and self._condition_rank not in (None, of_condition):
+                fits, rule = False, f"it must have the {self._condition_rank} axes that the layer was built for"
+            elif fits and self._condition_rank is None and self._channels_last(condition_shape)[-1] is None:
+                fits, rule = False, "its channels must be of known size (give it to keras.Input)"
         samples = (inputs_shape[0], condition_shape[0])
         if fits and None not in samples and samples[0] != samples[1]:
             fits, rule = False, "it must have a row for each sample of the inputs"
@@ -158,15 +180,37 @@ class ConditionalNormalization(ChannelLayer):
                 f"num_classes={self.num_classes} (classes need num_classes; resize a map to the inputs)."
             )
 
+    def _check_classes(self, condition: Tensor) -> None:
+        if self.num_classes is not None and not keras.backend.is_int_dtype(dtype_name(condition.dtype)):
+            raise ValueError(
+                f"{self._error_prefix}: with num_classes the condition must be integers. Received: "
+                f"condition.dtype={dtype_name(condition.dtype)}, num_classes={self.num_classes} "
+                "(an input of a model is keras.Input((), dtype='int32'))."
+            )
+
+    def _check_normalization(self, inputs_shape: Any) -> None:
+        inputs = keras.KerasTensor(inputs_shape, self.compute_dtype)
+        shape = tuple(self.normalization.compute_output_spec(inputs).shape)
+        if shape != tuple(inputs_shape):
+            raise ValueError(
+                f"{self._error_prefix}: normalization must keep the shape of its inputs. Received: "
+                f"normalization={self.normalization!r}, which makes {shape} of {tuple(inputs_shape)}."
+            )
+
+    def compute_output_spec(self, inputs: Tensor, condition: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self._check_classes(condition)
+        return super().compute_output_spec(inputs, condition, *args, **kwargs)
+
     def compute_output_shape(self, inputs_shape: Any, condition_shape: Any) -> Any:  # type: ignore[override]
         self._check_condition(inputs_shape, condition_shape)
         return inputs_shape
 
     def get_config(self) -> dict[str, Any]:
-        config = {name: value for name, value in super().get_config().items() if not name.startswith("axis")}
+        # Two of these layers that share a normalization share it in a file: Keras marks only the second mention of it.
+        normalization = keras.saving.serialize_keras_object(self.normalization)
         return {
-            **config,
-            "normalization": keras.saving.serialize_keras_object(self.normalization),
+            **super().get_config(),
+            "normalization": {**normalization, "shared_object_id": id(self.normalization)},
             "num_classes": self.num_classes,
             "zero_initialized": self.zero_initialized,
             "kernel_size": self.kernel_size,
@@ -174,4 +218,10 @@ class ConditionalNormalization(ChannelLayer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ConditionalNormalization":
-        return cls(**{**config, "normalization": keras.saving.deserialize_keras_object(config["normalization"])})
+        normalization = keras.saving.deserialize_keras_object(config["normalization"])
+        return super().from_config({**config, "normalization": normalization})  # type: ignore[return-value]
+
+
+def _refuse_quantization(*args: Any, **kwargs: Any) -> None:
+    """`Model.quantize` turns this error into a warning and continues."""
+    raise NotImplementedError("ConditionalNormalization: its maps gamma and beta are not quantized.")

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import initializers
 
+from keras_norm import arguments
 from keras_norm.layers.base import Normalization
 from keras_norm.tensors import Tensor, cast, tanh, upcast
 
@@ -39,10 +40,9 @@ class DynamicTanh(Normalization):
 
     def __init__(self, axis: int = -1, alpha_initializer: Any = 0.5, **kwargs: Any) -> None:
         super().__init__(axis, epsilon=1.0, **kwargs)
-        is_number = isinstance(alpha_initializer, (int, float))
-        self.alpha_initializer = initializers.get(
-            initializers.Constant(float(alpha_initializer)) if is_number else alpha_initializer
-        )
+        if isinstance(alpha_initializer, (int, float)) and not isinstance(alpha_initializer, bool):
+            alpha_initializer = initializers.Constant(float(alpha_initializer))
+        self.alpha_initializer = arguments.initializer(self._error_prefix, "alpha_initializer", alpha_initializer)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)

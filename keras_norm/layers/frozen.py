@@ -54,6 +54,12 @@ class FrozenBatchNormalization(keras.layers.Wrapper):
         self.affine = arguments.boolean("FrozenBatchNormalization", "affine", affine)
 
     @property
+    def axis(self) -> int:
+        """The channel axis of the layer inside."""
+        axis: int = self.layer.axis
+        return axis
+
+    @property
     def trainable(self) -> bool:
         """As the user set it; with `affine` it reaches no variable."""
         return self._trainable

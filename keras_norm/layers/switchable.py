@@ -48,7 +48,7 @@ class SwitchableNormalization(BaseBatchNormalization):
 
     def __init__(self, *args: Any, logits_initializer: Any = "ones", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.logits_initializer = initializers.get(logits_initializer)
+        self.logits_initializer = arguments.initializer(self._error_prefix, "logits_initializer", logits_initializer)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)

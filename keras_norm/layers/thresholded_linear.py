@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import constraints, initializers, ops, regularizers
 
+from keras_norm import arguments
 from keras_norm.layers.channel import ChannelLayer
 from keras_norm.tensors import Tensor, cast
 
@@ -46,7 +47,7 @@ class ThresholdedLinearUnit(ChannelLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(axis, **kwargs)
-        self.tau_initializer = initializers.get(tau_initializer)
+        self.tau_initializer = arguments.initializer(self._error_prefix, "tau_initializer", tau_initializer)
         self.tau_regularizer = regularizers.get(tau_regularizer)
         self.tau_constraint = constraints.get(tau_constraint)
 

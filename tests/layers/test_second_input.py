@@ -1,12 +1,15 @@
 """gamma and beta from a second input: conditions of three kinds, and styles."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 from keras import layers as kl
 
 import keras_norm as kn
-from support.backends import array, gradients
+from keras_norm import models
+from support.backends import BACKEND, array, gradients
 from support.cases import random_input
 from support.reference import differences
 
@@ -166,6 +169,143 @@ def test_a_conditional_model_is_saved_and_loaded(kind, tmp_path):
         assert getattr(new, name) == getattr(old, name)
 
 
+# What is inside
+
+
+def conditional_model(layer, x, condition):
+    inputs = keras.Input(x.shape[1:]), keras.Input(condition.shape[1:], dtype=str(condition.dtype))
+    return keras.Model(inputs, layer(*inputs))
+
+
+def through_a_file(model, folder):
+    model.save(folder / "model.keras")
+    return keras.models.load_model(folder / "model.keras")
+
+
+INSIDE = {
+    "keras batch": lambda: kl.BatchNormalization(center=False, scale=False),
+    "keras layer": lambda: kl.LayerNormalization(center=False, scale=False),
+    "frozen": lambda: kn.FrozenBatchNormalization(kn.BatchNormalization()),
+    "frozen keras": lambda: kn.FrozenBatchNormalization(kl.BatchNormalization()),
+    "identity": kl.Identity,
+}
+
+
+@pytest.mark.parametrize("inside", INSIDE)
+def test_any_layer_that_keeps_the_shape_may_be_inside(inside, tmp_path):
+    x, vector = random_input(4, 3, 6, dtype="float32"), random_input(4, 5, dtype="float32", seed=1)
+    alone = INSIDE[inside]()
+    h = array(alone(x)).astype("float64")
+    model = conditional_model(kn.ConditionalNormalization(INSIDE[inside]()), x, vector)
+    layer = randomized(model.layers[-1])
+    layer.normalization.set_weights(alone.get_weights())
+    gamma, beta = ((vector @ array(by.kernel) + array(by.bias))[:, None] for by in (layer.gamma_map, layer.beta_map))
+    want = (1 + gamma) * h + beta
+    mask = np.ones((4, 3), bool)
+    np.testing.assert_allclose(called(layer, x, vector, mask=mask), want, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(array(through_a_file(model, tmp_path)([x, vector])), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [kn.BatchNormalization, kl.BatchNormalization])
+def test_a_normalization_inside_is_frozen_and_unfrozen(batch, tmp_path):
+    x, vector = random_input(4, 6, 3, dtype="float32"), random_input(4, 5, dtype="float32", seed=1)
+    model = conditional_model(kn.ConditionalNormalization(batch(axis=1)), x, vector)
+    randomized(model)
+    want = array(model([x, vector]))
+    frozen = through_a_file(models.freeze_batch_normalization(model), tmp_path)
+    assert isinstance(frozen.layers[-1].normalization, kn.FrozenBatchNormalization)
+    np.testing.assert_array_equal(array(frozen([x, vector], training=True)), want)
+    unfrozen = models.unfreeze_batch_normalization(keras.models.clone_model(frozen))
+    assert isinstance(unfrozen.layers[-1].normalization, batch)
+
+
+@pytest.mark.parametrize("to", [kl.GroupNormalization(2), lambda old: kl.Identity()], ids=["keras", "identity"])
+def test_what_takes_the_place_of_a_normalization_inside_is_called_saved_and_loaded(to, tmp_path):
+    x, vector = random_input(4, 3, 6, dtype="float32"), random_input(4, 5, dtype="float32", seed=1)
+    model = conditional_model(kn.ConditionalNormalization(group(), zero_initialized=False), x, vector)
+    new = models.replace_normalization(model, to)
+    np.testing.assert_array_equal(array(through_a_file(new, tmp_path)([x, vector])), array(new([x, vector])))
+
+
+def test_the_channel_axis_is_kept_whatever_is_inside(tmp_path):
+    x, vector = random_input(4, 6, 6, dtype="float32"), random_input(4, 5, dtype="float32", seed=1)
+    given = {"axis": 1, "num_classes": None, "kernel_size": 1}
+    assert kn.ConditionalNormalization(kl.Identity(), **given).get_config().items() >= given.items()
+    for axis in (1, [1], (1,)):
+        assert kn.ConditionalNormalization(kn.LayerNormalization(axis)).axis == 1
+    assert kn.ConditionalNormalization(kn.LayerNormalization([1, 2])).axis == -1
+    model = conditional_model(kn.ConditionalNormalization(group(axis=1), zero_initialized=False), x, vector)
+    new = models.replace_normalization(model, lambda old: kn.LayerNormalization(axis=-1, center=False, scale=False))
+    loaded = through_a_file(new, tmp_path)
+    np.testing.assert_array_equal(array(loaded([x, vector])), array(new([x, vector])))
+    assert loaded.layers[-1].axis == 1
+
+
+def test_two_of_them_share_a_normalization_in_a_file_too(tmp_path):
+    x, vector = random_input(4, 3, 6, dtype="float32"), random_input(4, 5, dtype="float32", seed=1)
+    batch = kn.BatchNormalization()
+    inputs = keras.Input(x.shape[1:]), keras.Input(vector.shape[1:])
+    h = kn.ConditionalNormalization(batch)(*inputs)
+    model = randomized(keras.Model(inputs, kn.ConditionalNormalization(batch)(h, inputs[1])))
+    loaded = through_a_file(model, tmp_path)
+    assert loaded.layers[-1].normalization is loaded.layers[-2].normalization
+    np.testing.assert_array_equal(array(loaded([x, vector])), array(model([x, vector])))
+
+
+def test_what_is_not_trainable_from_the_start_trains_nothing_inside():
+    x, vector = random_input(4, 3, 6, dtype="float32"), random_input(4, 5, dtype="float32", seed=1)
+    layer = kn.ConditionalNormalization(kn.BatchNormalization(momentum=0.0), trainable=False)
+    model = conditional_model(layer, x, vector)
+    model([x, vector], training=True)
+    assert not model.trainable_variables
+    np.testing.assert_array_equal(array(layer.normalization.moving_mean), 0.0)
+    layer.trainable = True
+    assert len(model.trainable_variables) == 6
+
+
+# What the maps compute in
+
+
+@pytest.mark.parametrize("kind", ["vector", "map"])
+@pytest.mark.parametrize("policy", ["float16", "mixed_float16", "mixed_bfloat16", "float64"])
+def test_maps_compute_in_float32_or_wider(kind, policy):
+    x = random_input(4, 3, 2, 6, dtype="float32")
+    condition = CONDITIONS[kind][1].astype("float64") * 1e5 + 1.0
+    layer = kn.ConditionalNormalization(kl.Identity(), dtype=policy, kernel_size=1)
+    layer.build(x.shape, condition.shape)
+    randomized(layer)
+    for by in (layer.gamma_map, layer.beta_map):
+        for weight in by.weights:
+            weight.assign(array(weight) * 1e-5)
+    wide = "float64" if policy == "float64" else "float32"
+    gamma, beta = (
+        condition @ array(by.kernel).reshape(5, 6) + array(by.bias) for by in (layer.gamma_map, layer.beta_map)
+    )
+    gamma, beta = (v.reshape(4, 1, 1, 6) if kind == "vector" else v for v in (gamma, beta))
+    y = layer(keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(condition.astype(wide)))
+    exact = 1e-6 if BACKEND == "torch" and kind == "vector" else 1e-12  # Keras multiplies matrices in float32 on torch
+    unit = {"float16": 2e-3, "mixed_float16": 2e-3, "mixed_bfloat16": 2e-2, "float64": exact}[policy]
+    np.testing.assert_allclose(array(keras.ops.cast(y, "float64")), (1 + gamma) * x + beta, rtol=unit, atol=unit)
+
+
+@pytest.mark.parametrize("kind", ["vector", "map"])
+def test_a_vector_or_a_map_may_be_integers(kind):
+    x, condition = random_input(4, 3, 2, 6, dtype="float32"), (CONDITIONS[kind][1] * 10).astype("int32")
+    layer = kn.ConditionalNormalization(group(), zero_initialized=False)
+    y = called(layer, x, condition)
+    np.testing.assert_array_equal(y, called(layer, x, condition.astype("float32")))
+
+
+def test_a_quantized_model_keeps_its_maps_and_loads(tmp_path):
+    x, vector = random_input(4, 3, 6, dtype="float32"), random_input(4, 5, dtype="float32", seed=1)
+    model = conditional_model(kn.ConditionalNormalization(group(), zero_initialized=False), x, vector)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.quantize("int8")
+    assert "ConditionalNormalization: its maps gamma and beta are not quantized." in {str(w.message) for w in caught}
+    np.testing.assert_array_equal(array(through_a_file(model, tmp_path)([x, vector])), array(model([x, vector])))
+
+
 # Styles
 
 
@@ -233,9 +373,45 @@ def test_a_model_of_content_and_style_is_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(array(loaded(data)), array(model(data)))
 
 
+def test_one_style_is_that_of_all_contents():
+    content, style, cotangent = random_input(4, 3, 6), random_input(1, 5, 6, seed=1), random_input(4, 3, 6, seed=2)
+    inputs = keras.Input((None, 6)), keras.Input((None, 6))
+    layer = kn.AdaptiveInstanceNormalization(dtype="float64")
+    want = differences(lambda s: (cotangent * restyled(content, s)).sum(), style.copy())
+    for batch in (4, None):  # None: TensorFlow finds the single style when the function runs
+        y, gradient = gradient_to_second_input(layer, content, style, cotangent, batch)
+        np.testing.assert_allclose(y, restyled(content, style), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(gradient, want, rtol=1e-6, atol=1e-7)
+    y = keras.Model(inputs, kn.AdaptiveInstanceNormalization()(*inputs))([content, style])
+    np.testing.assert_allclose(array(y), restyled(content, style), rtol=1e-4, atol=1e-4)
+
+
+def gradient_to_second_input(layer, first, second, cotangent, batch):
+    """The output, and the gradient of its product with the cotangent."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(
+            input_signature=[tf.TensorSpec((batch and len(x), *x.shape[1:]), x.dtype) for x in (first, second)]
+        )
+        def both(first, second):
+            with tf.GradientTape() as tape:
+                tape.watch(second)
+                y = layer(first, second)
+            return y, tape.gradient(y, second, cotangent)
+
+        return [array(value) for value in both(first, second)]
+
+    class OfSecond(keras.layers.Layer):
+        def call(self, second):
+            return layer(keras.ops.convert_to_tensor(first), second)
+
+    return called(layer, first, second), gradients(OfSecond(dtype="float64"), second, cotangent)[0]
+
+
 @pytest.mark.parametrize("shape", [(2, 5), (3, 5, 6), (2, 5, 4), (2, 5, 5, 6)], ids=str)
 def test_a_style_that_is_none_of_the_content_is_refused(shape):
-    words = r"AdaptiveInstanceNormalization: style must have the rank, the samples and the channels of the content"
+    words = r"AdaptiveInstanceNormalization: style must have the rank and the channels of the content, and its samples"
     with pytest.raises(ValueError, match=words):
         called(kn.AdaptiveInstanceNormalization(), np.ones((2, 4, 6)), np.ones(shape))
     with pytest.raises(ValueError, match="adaptive_instance_norm: style must have the rank"):
