@@ -36,13 +36,16 @@ def convert(
         changes = [(copies[id(old)], old, replacement(old)) for old in layers if is_selected(old)]
         changes = [(copy, old, new) for copy, old, new in changes if new is not old]
         _check_changes(owner, changes)
+        lost: list[str] = []
         for copy, old, new in changes:
             build_like(old, new, copy.path)
             new.trainable = old.trainable
-            _copy_matching_weights(old, new)
+            lost += _copy_matching_weights(old, new)
     for copy, _, new in changes:
         replace_in_place(copy, new)
     uncompile(result)
+    if lost:
+        warnings.warn(f"{owner}: weights of another shape start anew: {', '.join(lost)}.", stacklevel=3)
     _warn_if_not_loadable(owner, result, [new for _, _, new in changes])
     return result
 
@@ -100,13 +103,22 @@ def _copy(owner: str, model: keras.Model) -> tuple[keras.Model, Copies]:
         ) from error
 
 
-def _copy_matching_weights(old: Layer, new: Layer) -> None:
-    """Copies the weights of equal name and shape. What `keras.layers.RMSNormalization` calls scale is gamma."""
+def _copy_matching_weights(old: Layer, new: Layer) -> list[str]:
+    """Copies the weights of equal name and shape. What `keras.layers.RMSNormalization` calls scale is gamma.
+
+    Returns what is to be said of those of equal name and another shape.
+    """
+    lost = []
     values = {_name(old, weight): weight for weight in old.weights}
     for weight in new.weights:
         value = values.get(_name(new, weight))
-        if value is not None and tuple(weight.shape) == tuple(value.shape):
+        if value is None:
+            continue
+        if tuple(weight.shape) == tuple(value.shape):
             weight.assign(numpy_copy(value))
+        else:
+            lost.append(f"{weight.name} {tuple(weight.shape)} for {tuple(value.shape)} of {old.name!r}")
+    return lost
 
 
 def _name(layer: Layer, weight: keras.Variable) -> str:

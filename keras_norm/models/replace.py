@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras.layers import Layer
 
+from keras_norm import arguments
 from keras_norm.layers import (
     GlobalResponseNormalization,
     GroupNormalization,
@@ -15,6 +16,8 @@ from keras_norm.layers import (
     RMSNormalization,
     affine,
 )
+from keras_norm.layers.base import Normalization
+from keras_norm.layers.channel import ChannelLayer
 from keras_norm.models.conversion import convert
 from keras_norm.models.predicates import is_frozen, is_normalization
 
@@ -38,9 +41,9 @@ def replace_normalization(
 ) -> keras.Model:
     """Returns a copy of a model in which every normalization is replaced by another one.
 
-    New normalizations get the weights of equal name and shape: gamma and beta, moving statistics. All other weights are
-    copied. The result has the class of the model with its methods, `train_step` and `compile`. It is not compiled, and
-    `model` does not change.
+    New normalizations get the weights of equal name and shape: gamma and beta, moving statistics. A warning names those
+    whose shape is another one. All other weights are copied. The result has the class of the model with its methods,
+    `train_step` and `compile`. It is not compiled, and `model` does not change.
 
     Args:
         model: a built model: Sequential, Functional or subclassed. Normalizations inside nested models, layers and
@@ -49,11 +52,12 @@ def replace_normalization(
         to: the new normalization:
             a layer as a template, such as `GroupNormalization(32)`. Name, dtype policy, `trainable`, center, scale, the
             channel axis, and the initializers, regularizers and constraints of gamma and beta come from the old layer.
+            `LayerNormalization` and `RMSNormalization` keep their own axes, which must include that channel axis.
             Groups that do not divide the channels are reduced to the largest divisor, with a warning;
             a function of the old layer that returns the new one, or the old one to keep it.
         where: a function of a normalization that returns whether to replace it. By default all normalizations of Keras
-            and of this package are replaced, and what people put in their place, `DynamicTanh` and
-            `GlobalResponseNormalization`.
+            and of this package are replaced, and `DynamicTanh`, which stands in the place of one. Not so
+            `GlobalResponseNormalization`, which stands beside one.
         in_place: whether to convert the model itself, to save memory or because its class cannot be copied. Compile the
             model again, and other models that share its layers.
 
@@ -62,9 +66,9 @@ def replace_normalization(
 
     Raises:
         TypeError: if the model is not a Keras model, `to` is neither a layer nor a function, or the function does not
-            return a layer.
+            return a layer; if the new layer takes a second input, or is `ThresholdedLinearUnit`.
         ValueError: if the model is not built or cannot be copied, or `to` returns a layer that holds the old one, or
-            the same layer twice.
+            the same layer twice; if the axes of a template do not include the channel axis of an old layer.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.BatchNormalization()])
@@ -75,6 +79,7 @@ def replace_normalization(
     if isinstance(to, type) or not callable(to):
         hint = f"give a layer, {to.__name__}(...)" if isinstance(to, type) else "such as GroupNormalization(32)"
         raise TypeError(f"{OWNER}: to must be a layer or a function of the old layer. Received: to={to!r} ({hint}).")
+    _check_new(to)
     reduced_groups: dict[str, tuple[int, int, int]] = {}
     create = partial(_from_template, to, reduced_groups=reduced_groups) if isinstance(to, Layer) else to
 
@@ -82,10 +87,13 @@ def replace_normalization(
         new = create(layer)
         if not isinstance(new, Layer):
             raise TypeError(f"{OWNER}: to must return a layer. Received: {new!r} for {layer.name!r}.")
+        _check_new(new)
         return new
 
     def is_selected(layer: Layer) -> bool:
-        return is_normalization(layer) and (where is None or where(layer))
+        return is_normalization(layer) and (
+            not isinstance(layer, GlobalResponseNormalization) if where is None else where(layer)
+        )
 
     result = convert(OWNER, model, is_selected, replacement, in_place)
     if reduced_groups:
@@ -103,9 +111,11 @@ def _from_template(template: Layer, old: Layer, reduced_groups: dict[str, tuple[
     if isinstance(norm, GlobalResponseNormalization) != isinstance(template, GlobalResponseNormalization):
         copied -= set(affine.ARGUMENTS)  # its gamma and beta are those of a residual
     config |= {name: old_config[name] for name in copied if name in config and name in old_config}
-    channel_axis = _channel_axis(norm)
+    channel_axis = arguments.single_axis(norm.axis)
     if channel_axis is not None and not isinstance(template, WITHOUT_CHANNEL_AXIS):
         config["axis"] = channel_axis
+    elif channel_axis is not None and old.built:
+        _check_axes(template, config["axis"], old, channel_axis)
     if isinstance(template, GROUPED) and old.built:
         channels = old.get_build_config()["input_shape"][config["axis"]]
         groups = _largest_divisor(channels, config["groups"])
@@ -115,12 +125,27 @@ def _from_template(template: Layer, old: Layer, reduced_groups: dict[str, tuple[
     return type(template).from_config(config)
 
 
-def _channel_axis(layer: Layer) -> int | None:
-    """The axis of gamma and beta, or None if they have several."""
-    axis: Any = layer.axis
-    if isinstance(axis, int):
-        return axis
-    return axis[0] if axis is not None and len(axis) == 1 else None
+def _check_new(new: Any) -> None:
+    """Refuses the layers of this package that are no normalizations of one input."""
+    if isinstance(new, ChannelLayer) and not isinstance(new, Normalization):
+        raise TypeError(
+            f"{OWNER}: to must be or return a layer that normalizes its only input. Received: {new!r} "
+            "(ConditionalNormalization and AdaptiveInstanceNormalization take a second input, and "
+            "ThresholdedLinearUnit is an activation)."
+        )
+
+
+def _check_axes(template: Layer, axis: Any, old: Layer, channel_axis: int) -> None:
+    """Refuses axes without the one that gamma and beta of the old layer run along."""
+    rank = len(old.get_build_config()["input_shape"])
+    axes = arguments.resolve_axes(OWNER, -1 if axis is None else axis, rank)
+    if arguments.resolve_axis(OWNER, channel_axis, rank) not in axes:
+        kind = type(template).__name__
+        raise ValueError(
+            f"{OWNER}: gamma and beta of the template must run along the channel axis of the old layer. Received: "
+            f"{kind} with axis={axis} for {old.name!r} with axis={channel_axis} "
+            f"(give {kind}(axis={channel_axis}), or a function of the old layer)."
+        )
 
 
 def _largest_divisor(channels: int, groups: int) -> int:

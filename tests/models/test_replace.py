@@ -190,9 +190,57 @@ def test_randomized_networks_have_no_dead_normalization():
 
 def test_gamma_of_a_global_response_is_not_that_of_a_normalization():
     model = sequential(kl.Conv2D(4, 1), kn.GlobalResponseNormalization())
-    new = models.replace_normalization(model, kn.LayerNormalization()).layers[1]
+    new = models.replace_normalization(model, kn.LayerNormalization(), lambda layer: True).layers[1]
     np.testing.assert_array_equal(array(new.gamma), 1.0)
     again = models.replace_normalization(
         sequential(kl.Conv2D(4, 1), kn.LayerNormalization()), kn.GlobalResponseNormalization()
     )
     np.testing.assert_array_equal(array(again.layers[1].gamma), 0.0)
+
+
+def test_a_global_response_stays_where_nothing_else_is_said():
+    model = sequential(kl.LayerNormalization(), kl.Dense(6), kn.GlobalResponseNormalization(), kn.DynamicTanh())
+    new = models.replace_normalization(model, kn.GroupNormalization(3))
+    kinds = [kn.GroupNormalization, kl.Dense, kn.GlobalResponseNormalization, kn.GroupNormalization]
+    assert [type(layer) for layer in new.layers] == kinds
+
+
+@pytest.mark.parametrize(
+    "template",
+    [kn.LayerNormalization(), kn.LayerNormalization(None), kn.RMSNormalization([-1, 2]), kl.LayerNormalization()],
+    ids=["layer", "whole sample", "rms", "keras"],
+)
+def test_axes_of_a_template_without_the_channels_of_the_old_layer_are_refused(template):
+    model = sequential(kl.BatchNormalization(axis=1, name="norm"))
+    words = r"gamma and beta of the template must run along the channel axis of the old layer\. Received: "
+    with pytest.raises(ValueError, match=words + r".*Normalization with axis=.* for 'norm' with axis=1 \(give "):
+        models.replace_normalization(model, template)
+    with_that_axis = type(template)(axis=1)
+    new = models.replace_normalization(model, with_that_axis).layers[0]
+    np.testing.assert_array_equal(array(new.weights[0]), array(model.layers[0].gamma))
+
+
+def test_weights_of_another_shape_are_named():
+    model = sequential(kl.Conv2D(4, 1), kl.BatchNormalization(name="norm"))
+    words = r"weights of another shape start anew: gamma \(8, 8, 4\) for \(4,\) of 'norm', beta \(8, 8, 4\) for"
+    with pytest.warns(UserWarning, match=words) as caught:
+        models.replace_normalization(model, kn.LayerNormalization([1, 2, 3]))
+    assert [w.filename for w in caught if "start anew" in str(w.message)] == [__file__]
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        kn.ConditionalNormalization(kn.LayerNormalization()),
+        kn.AdaptiveInstanceNormalization(),
+        kn.ThresholdedLinearUnit(),
+        lambda old: kn.AdaptiveInstanceNormalization(),
+    ],
+    ids=["conditional", "adaptive", "threshold", "function"],
+)
+def test_a_layer_of_two_inputs_and_an_activation_are_refused(to):
+    words = (
+        r"to must be or return a layer that normalizes its only input\. Received: <.* \(ConditionalNormalization and"
+    )
+    with pytest.raises(TypeError, match=words):
+        models.replace_normalization(sequential(kl.BatchNormalization()), to)
