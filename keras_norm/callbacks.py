@@ -1,6 +1,8 @@
-"""Callbacks that record the responses of layers during training."""
+"""Callbacks that record during training: the responses of layers, and the gap between training and inference."""
 
 import threading
+import warnings
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +17,11 @@ from keras.layers import Layer
 from keras_norm import arguments
 from keras_norm._keras import takes_training
 from keras_norm.intercept import intercept
+from keras_norm.models.conversion import check_model
+from keras_norm.models.examination.findings import GAP, Examined, Finding, number_of_replicas
+from keras_norm.models.examination.measurement import Instrument, batches_of
+from keras_norm.models.examination.places import find_places
+from keras_norm.models.examination.report import Report
 from keras_norm.models.predicates import is_frozen, is_normalization
 from keras_norm.tensors import Tensor, at_least_float32
 from keras_norm.walk import named_layers
@@ -27,7 +34,42 @@ elif backend.backend() == "torch":
     import torch
 
 
-class ResponsePercentiles(keras.callbacks.Callback):
+class _Recording(keras.callbacks.Callback):
+    """Abstract base of callbacks that record before the first step and after every `every` steps."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        self.every = arguments.integer(owner, "every", every)
+        if self.every < 1:
+            raise ValueError(f"{owner}: every must be a positive number of steps. Received: every={every}.")
+        self.steps: list[int] = []
+        self._step = self._steps_before_epoch = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self._step not in self.steps:
+            self._record_at(self._step)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._steps_before_epoch = self._step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # Keras counts every execution in full, but the last one of an epoch may have fewer steps.
+        in_epoch = min(batch + 1, self.params.get("steps") or batch + 1)
+        last, self._step = self._step, self._steps_before_epoch + in_epoch
+        if self._step // self.every > last // self.every:
+            self._record_at(self._step)
+
+    def _record_at(self, step: int) -> None:
+        self.steps.append(step)
+        self._record()
+
+    @abstractmethod
+    def _record(self) -> None:
+        """Makes a record of the model as it is."""
+
+
+class ResponsePercentiles(_Recording):
     """Records percentiles of the responses of layers during training.
 
     The responses of a layer are all values z_1 <= ... <= z_n of its outputs for `data`, the same samples at every
@@ -83,13 +125,10 @@ class ResponsePercentiles(keras.callbacks.Callback):
         training: bool = True,
         log_dir: str | Path | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(every)
         self.data = data
         self.layers = None if layers is None else _checked_layers(layers)
         self.percentiles = _checked_percentiles(percentiles)
-        self.every = arguments.integer(OWNER, "every", every)
-        if self.every < 1:
-            raise ValueError(f"{OWNER}: every must be a positive number of steps. Received: every={every}.")
         self.training = arguments.boolean(OWNER, "training", training)
         if log_dir is not None and backend.backend() != "tensorflow":
             raise ValueError(
@@ -97,9 +136,7 @@ class ResponsePercentiles(keras.callbacks.Callback):
                 f"Received: log_dir={str(log_dir)!r} on backend {backend.backend()!r} (plot `history`)."
             )
         self.log_dir = log_dir
-        self.steps: list[int] = []
         self._records: dict[str, list[np.ndarray]] = {}
-        self._step = self._steps_before_epoch = 0
         self._writers: list[Any] = []
 
     @property
@@ -112,18 +149,7 @@ class ResponsePercentiles(keras.callbacks.Callback):
         if self.log_dir is not None:
             folders = [Path(self.log_dir) / f"percentile_{p:g}" for p in self.percentiles]
             self._writers = [tf.summary.create_file_writer(str(folder)) for folder in folders]
-        if self._step not in self.steps:
-            self._record()
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._steps_before_epoch = self._step
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Keras counts every execution in full, but the last one of an epoch may have fewer steps.
-        in_epoch = min(batch + 1, self.params.get("steps") or batch + 1)
-        last, self._step = self._step, self._steps_before_epoch + in_epoch
-        if self._step // self.every > last // self.every:
-            self._record()
+        super().on_train_begin(logs)
 
     def on_train_end(self, logs: Any = None) -> None:
         for writer in self._writers:
@@ -132,7 +158,6 @@ class ResponsePercentiles(keras.callbacks.Callback):
     def _record(self) -> None:
         """Records the percentiles of all selected layers."""
         responses = _responses(self.model, self._selected, self.data, self.training, call_all=self.layers is not None)
-        self.steps.append(self._step)
         for name, values in responses.items():
             percentiles = np.percentile(values, self.percentiles)
             self._records.setdefault(name, []).append(percentiles)
@@ -141,6 +166,88 @@ class ResponsePercentiles(keras.callbacks.Callback):
                     # Equivalent to `tf.summary.scalar`, which needs TensorBoard to be installed.
                     tf.summary.write(name, np.float32(value), metadata=_scalar_metadata())
 
+
+class NormalizationMonitor(_Recording):
+    """Watches during training how far training and inference mode are apart, and warns of what `examine` finds.
+
+    A record is made before the first step and after every `every` steps: `keras_norm.models.examine` on the same data.
+    Its gap is how far the model's outputs in the two modes differ, in standard deviations of the outputs. It goes to
+    `history` and to the logs of the epoch under the name "normalization_gap": so to the `History` that `fit` returns,
+    to the progress bar and, if it stands behind this callback in the list, to `keras.callbacks.TensorBoard`. Training
+    is unaffected, bit for bit.
+
+    Each finding is a warning once for each layer. What training itself cures counts only at the end of an epoch: moving
+    statistics need some hundred steps to follow the data.
+
+    Args:
+        data: inputs as for `model.fit`; with labels the losses are recorded too. The first `examined_steps` batches
+            are used.
+        labels: for arrays, the labels.
+        every: the number of steps between records.
+        batch_size: of arrays.
+        examined_steps: the number of batches to measure in each record.
+
+    Attributes:
+        steps: the step of each record; the first one is 0.
+        history: for each record the gap, "gap", and the losses in both modes, "loss_training" and "loss_inference".
+        report: the last report.
+
+    Raises:
+        TypeError, ValueError: when constructed, for an argument of the wrong type or value; when `fit` begins, if the
+            model is not built.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+        >>> monitor = NormalizationMonitor(x, x[:, :1], every=2)
+        >>> history = model.fit(x, x[:, :1], epochs=1, verbose=0, callbacks=[monitor])
+        >>> monitor.steps, sorted(history.history)
+        ([0, 2], ['loss', 'normalization_gap'])
+    """
+
+    def __init__(
+        self, data: Any, labels: Any = None, every: int = 100, batch_size: int = 32, examined_steps: int = 1
+    ) -> None:
+        super().__init__(every)
+        self._batches = list(batches_of(data, labels, examined_steps, batch_size))
+        if not self._batches:
+            raise ValueError(f"NormalizationMonitor: data must have a batch. Received: data={data!r}, which is empty.")
+        self.history: dict[str, list[float]] = {"gap": []}
+        self.report: Report | None = None
+        self._warned: set[tuple[str, str]] = set()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        check_model("NormalizationMonitor", self.model)
+        self._places = find_places(self.model)
+        self._instrument = Instrument(self.model, self._places, run_eagerly=True)
+        super().on_train_begin(logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if logs is not None:
+            logs["normalization_gap"] = self.history["gap"][-1]
+        self._warn(self.report.findings if self.report else [])
+
+    def _record(self) -> None:
+        measurement = self._instrument.measure(self._batches, GAP)
+        self.report = Report(Examined(self.model, self._places, measurement, number_of_replicas(self.model)))
+        self.history["gap"].append(measurement.gap)
+        if measurement.losses is not None:
+            for name, loss in zip(("loss_training", "loss_inference"), measurement.losses, strict=True):
+                self.history.setdefault(name, []).append(loss)
+        self._warn([finding for finding in self.report.findings if finding.name not in CURED_BY_TRAINING])
+
+    def _warn(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            if (finding.name, finding.layer) not in self._warned:
+                self._warned.add((finding.name, finding.layer))
+                text = (
+                    f"{finding.name} of {finding.layer!r} at step {self._step}: {finding.message} Cure: {finding.cure}"
+                )
+                warnings.warn(f"NormalizationMonitor: {text}", stacklevel=2)
+
+
+CURED_BY_TRAINING = ("stale_moving_statistics", "training_inference_gap")
 
 OWNER = "ResponsePercentiles"
 

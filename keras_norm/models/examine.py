@@ -5,11 +5,11 @@ from typing import Any
 import keras
 
 from keras_norm import arguments
-from keras_norm.examination.findings import GAP, Examined, number_of_replicas
-from keras_norm.examination.measurement import OWNER, Instrument, batches_of
-from keras_norm.examination.places import find_places
-from keras_norm.examination.report import Report
 from keras_norm.models.conversion import check_model
+from keras_norm.models.examination.findings import GAP, Examined, number_of_replicas
+from keras_norm.models.examination.measurement import OWNER, Instrument, batches_of
+from keras_norm.models.examination.places import find_places
+from keras_norm.models.examination.report import Report
 
 
 def examine(

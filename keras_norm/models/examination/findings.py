@@ -11,9 +11,9 @@ from keras.layers import Layer
 
 from keras_norm import arguments, kernels, layers
 from keras_norm._keras import sublayers, uses_weight_decay
-from keras_norm.examination.measurement import Measured, Measurement
-from keras_norm.examination.places import Place, positions_in, sets_of
 from keras_norm.kernel_layouts import output_axes
+from keras_norm.models.examination.measurement import Measured, Measurement
+from keras_norm.models.examination.places import Place, positions_in, sets_of
 from keras_norm.models.linear import has_linear_output, is_linear
 from keras_norm.models.predicates import is_batch_normalization, is_frozen, is_normalization
 from keras_norm.tensors import dtype_name
@@ -28,6 +28,8 @@ FEW_IN_A_SAMPLE = 4
 STALE_DISTANCE, STALE_RATIO = 0.5, 2.0
 """From here on moving statistics are stale: the distance of means in standard deviations and the ratio of variances, of
 the median channel. Few samples make both uncertain, so 2 and 4 over the square root of their number are added."""
+DOMINATED = 0.25
+"""With a variance below this part of epsilon the outputs have a standard deviation of less than 0.45 in place of 1."""
 GAP = 0.5
 """A gap between training and inference above this is a finding, in standard deviations of the model's output."""
 FLOAT16_LIMIT = 65504.0
@@ -255,7 +257,7 @@ def redundant_bias(examined: Examined) -> Iterator[Finding]:
 def epsilon_dominates(examined: Examined) -> Iterator[Finding]:
     """Inputs so small that epsilon decides the outputs."""
     for place, found in examined.measured():
-        if found.below_epsilon > 0.5:
+        if found.below_epsilon > 0.5 and found.variance < DOMINATED * place.norm.epsilon:
             smaller = float(f"{found.variance / 1000:.0e}")
             yield Finding(
                 "epsilon_dominates",

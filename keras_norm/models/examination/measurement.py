@@ -13,9 +13,9 @@ from keras.layers import Layer
 
 from keras_norm import arguments, kernels, layers
 from keras_norm._keras import loss_weights_of
-from keras_norm.examination.places import Place, sets_of
 from keras_norm.intercept import intercept
 from keras_norm.models.conversion import strategy_scope
+from keras_norm.models.examination.places import Place, sets_of
 from keras_norm.models.observation import ObservingModel, Recorder, as_row, pooled_moments
 from keras_norm.models.predicates import is_batch_normalization
 from keras_norm.tensors import Tensor, cast, select, upcast
@@ -46,7 +46,7 @@ def batches_of(data: Any, labels: Any, steps: int, batch_size: int) -> Iterator[
     if all(hasattr(leaf, "shape") for leaf in leaves):
         for start in range(0, min(len(leaves[0]), steps * batch_size), batch_size):
             rows = slice(start, start + batch_size)
-            x, y = (tree.map_structure(lambda a, rows=rows: _array(a[rows]), of) for of in (data, labels))
+            x, y = (tree.map_structure(lambda a, rows=rows: _array(a, rows), of) for of in (data, labels))
             yield Batch(x, y, None)
         return
     indices = range(len(data) if getattr(data, "num_batches", None) else steps)
@@ -55,8 +55,10 @@ def batches_of(data: Any, labels: Any, steps: int, batch_size: int) -> Iterator[
         yield Batch(*tree.map_structure(_array, keras.utils.unpack_x_y_sample_weight(batch)))
 
 
-def _array(tensor: Any) -> Any:
-    return None if tensor is None else np.asarray(ops.convert_to_numpy(tensor) if ops.is_tensor(tensor) else tensor)
+def _array(tensor: Any, rows: slice = slice(None)) -> Any:
+    if tensor is None:
+        return None
+    return np.asarray(ops.convert_to_numpy(tensor) if ops.is_tensor(tensor) else tensor)[rows]
 
 
 @dataclass
@@ -259,7 +261,8 @@ def _measured(place: Place, rows: list[Rows], rows_in_training: list[Rows]) -> M
         drift = abs(trained - joined["mean"]).mean(0) / np.sqrt(spread + place.norm.epsilon)
         measured.drift = float(np.median(drift))
     if "changed" in joined:
-        measured.own_gap = float(np.sqrt(joined["changed"].sum() / max(joined["size"].sum(), 1e-30)))
+        changed, size = (float(joined[name].sum(dtype="float64")) for name in ("changed", "size"))
+        measured.own_gap = float(np.sqrt(changed / size)) if size else 0.0
     return measured
 
 

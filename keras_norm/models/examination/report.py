@@ -11,9 +11,9 @@ import numpy as np
 from keras import ops
 from keras.layers import Layer
 
-from keras_norm.examination.findings import Examined, Finding, Shaped, find
-from keras_norm.examination.measurement import Measured
-from keras_norm.examination.places import Place, description, positions_in, sets_of
+from keras_norm.models.examination.findings import Examined, Finding, Shaped, find
+from keras_norm.models.examination.measurement import Measured
+from keras_norm.models.examination.places import Place, description, positions_in, sets_of
 
 HEADINGS = ("layer", "kind", "set", "positions", "gamma", "mean off", "variance x", "own gap", "gap")
 BATCH, MOVING, WORST = "#0072B2", "#E69F00", "#999999"  # of the palette of Okabe and Ito
