@@ -1,5 +1,6 @@
-"""The site builds, lacks nothing that is public, and its links lead somewhere."""
+"""The site builds, lacks nothing that is public, its links lead somewhere, and its figures are those of the rows."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import geometric_mean
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -129,6 +131,72 @@ def test_what_the_guide_says_was_measured_stands_in_the_readme():
     figures = re.findall(r"[\d.]+ ± [\d.]+", guide)
     assert figures
     assert [figure for figure in figures if figure not in readme] == []
+
+
+LAYERS = ("batch", "group", "instance", "layer")
+BYTES = {"float32": 4, "bfloat16": 2}
+OWN = {"tensorflow": "FusedBatchNormV3", "jax": "flax.nnx", "torch": "torch.nn.functional"}
+RUNS = {  # what the page calls it, and: backend, mode, what the name of a layer ends with
+    "TensorFlow, XLA": ("tensorflow", "xla", ""),
+    "TensorFlow, graph": ("tensorflow", "graph", ""),
+    "TensorFlow, eager": ("tensorflow", "eager", ""),
+    "JAX": ("jax", "jit", ""),
+    "torch": ("torch", "eager", ""),
+    "torch, axis=1": ("torch", "eager", " axis=1"),
+}
+
+
+def measured(run, dtype, contender, field, layers=LAYERS):
+    """What a benchmark on a GPU found, forward and backward, over these layers and all shapes."""
+    backend, mode, suffix = RUNS[run]
+    name = "_".join(["speed_layers", backend, *([] if dtype == "float32" else [dtype]), mode, "h100.csv"])
+    rows = csv.DictReader((ROOT / "docs/results" / name).read_text().splitlines())
+    wanted = [(layer + suffix, "forward + backward", contender) for layer in layers]
+    return [float(row[field]) for row in rows if (row["layer"], row["step"], row["contender"]) in wanted]
+
+
+def interval(values, digits=None):
+    """Such as "1.45 to 1.78", as the page has it: two digits below 2, else one."""
+    ends = [f"{end:.{(2 if end < 2 else 1) if digits is None else digits}f}" for end in (min(values), max(values))]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def table_of(header):
+    """The rows of the table of docs/speed.md that begins so."""
+    text = (ROOT / "docs/speed.md").read_text(encoding="utf-8")
+    lines = text.partition(f"\n| {header} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_times_on_a_gpu_are_those_of_the_rows():
+    table = table_of("keras_norm (`keras.layers`)")
+    assert [label for label, *_ in table] == [f"{run}, {dtype}" for run in RUNS for dtype in BYTES]
+    for label, *cells in table:
+        run, dtype = label.rsplit(", ", 1)
+        found = [
+            [measured(run, dtype, of, "limits", [layer]) for of in ("keras_norm", "keras.layers")] for layer in LAYERS
+        ]
+        assert cells[:4] == [f"{interval(ours)} ({interval(theirs)})" if ours else "" for ours, theirs in found], label
+
+
+def test_the_memory_on_a_gpu_is_that_of_the_rows():
+    table = table_of("units of x")
+    assert [label for label, *_ in table] == [f"{run}, {dtype}" for run in RUNS for dtype in BYTES]
+    for label, *cells in table:
+        run, dtype = label.rsplit(", ", 1)
+        unit = 256 * 56 * 56 * 256 * BYTES[dtype] / 2**20
+        found = [measured(run, dtype, of, "peak_mib") for of in ("keras_norm", "keras.layers", OWN[RUNS[run][0]])]
+        assert cells == [interval([peak / unit for peak in peaks], 1) for peaks in found], label
+
+
+def test_the_ratios_on_a_gpu_are_those_of_the_rows():
+    table = table_of("peer over keras_norm, float32 / bfloat16")
+    assert len(table) == 2 * len(RUNS)
+    for label, *cells in table:
+        run, peer = label.rsplit(", ", 1)
+        found = [[measured(run, dtype, peer, "ratio", [layer]) for dtype in BYTES] for layer in LAYERS]
+        means = [" / ".join(f"{geometric_mean(ratios):.2f}" for ratios in both if ratios) for both in found]
+        assert cells == means, label
 
 
 def test_every_notebook_is_a_page_with_its_pictures(pages):
