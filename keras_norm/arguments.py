@@ -184,8 +184,9 @@ def resolve_channel_axis(owner: str, axis: int, rank: int) -> int:
 def check_style(owner: str, content_shape: Sequence[int | None], style_shape: Sequence[int | None], axis: int) -> None:
     """Refuses a style that has not the rank and the channels of the content, and its samples or a single one."""
     if len(style_shape) == len(content_shape):
-        samples, channels = ({content_shape[a], style_shape[a]} - {None} for a in (0, axis))
-        if len(channels) <= 1 and (len(samples) <= 1 or style_shape[0] == 1):
+        pairs = [(content_shape[a], style_shape[a]) for a in (0, axis)]
+        samples_fit, channels_fit = (None in pair or pair[0] == pair[1] for pair in pairs)
+        if channels_fit and (samples_fit or style_shape[0] == 1):
             return
     raise ValueError(
         f"{owner}: style must have the rank and the channels of the content, and its samples or one for all. Received: "

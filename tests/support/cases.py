@@ -254,8 +254,8 @@ class Conditional(PerSample):
         layer = self.make(axis=axis, **kwargs)
         layer.build(shape)
         gamma, beta = self.rows(shape[axis])
-        layer.layer.gamma_map.embeddings.assign(gamma - 1.0)
-        layer.layer.beta_map.embeddings.assign(beta)
+        for by, values in ((layer.layer.gamma_map, gamma - 1.0), (layer.layer.beta_map, beta)):
+            by.weights[0].assign(values.reshape(by.weights[0].shape))
         return layer
 
     def inner(self, layer):
@@ -331,10 +331,11 @@ def rms_over_1_and(axis=-1, **kwargs):
     return kn.RMSNormalization([1, axis], **kwargs)
 
 
-def conditional(axis=-1, name=None, **kwargs):
+def conditional(axis=-1, condition="classes", name=None, **kwargs):
     group = kn.GroupNormalization(2, axis, center=False, scale=False, **kwargs)
-    layer = kn.ConditionalNormalization(group, num_classes=second_inputs.KINDS)
-    return second_inputs.WithCondition(layer, name=name)
+    num_classes = second_inputs.KINDS if condition == "classes" else None
+    layer = kn.ConditionalNormalization(group, num_classes, kernel_size=1)
+    return second_inputs.WithCondition(layer, condition, name=name)
 
 
 def adaptive(axis=-1, epsilon=EPSILON, name=None, **kwargs):
@@ -414,9 +415,21 @@ CASES = [
 ]
 
 
-def every_case(**fields):
-    """Parametrizes a test with all cases that have these fields."""
-    chosen = [case for case in CASES if all(getattr(case, name) == value for name, value in fields.items())]
+OTHER_CONDITIONS = [
+    Conditional(
+        name=f"conditional({condition})",
+        make=partial(conditional, condition=condition),
+        same=same_group(2),
+        groups=2,
+    )
+    for condition in ("vector", "map")
+]
+"""Where the kind of the condition matters, these stand beside the classes of `CASES`."""
+
+
+def every_case(others=(), **fields):
+    """Parametrizes a test with all cases that have these fields, and the others."""
+    chosen = [case for case in (*CASES, *others) if all(getattr(case, name) == value for name, value in fields.items())]
     return pytest.mark.parametrize("case", chosen, ids=str)
 
 
