@@ -37,9 +37,6 @@ class LayerNormCell(Affine):
         TypeError, ValueError: when constructed, for an argument of the wrong type or value.
     """
 
-    _sets_itself: frozenset[str] = frozenset()
-    """The arguments of its bases that a cell does not take."""
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Lists all arguments of a cell, those of Keras' included, in its signature and docstring."""
         super().__init_subclass__(**kwargs)

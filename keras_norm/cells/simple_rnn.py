@@ -44,9 +44,6 @@ class LayerNormSimpleRNNCell(LayerNormCell, keras.layers.SimpleRNNCell):
 
     _sets_itself = frozenset({"beta_initializer", "beta_regularizer", "beta_constraint"})
 
-    def __init__(self, units: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(units, *args, beta_initializer=None, beta_regularizer=None, beta_constraint=None, **kwargs)
-
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         self.gamma = self._add_affine("gamma", (self.units,))

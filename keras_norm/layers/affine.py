@@ -15,6 +15,18 @@ ARGUMENTS = [f"{kind}_{role}" for kind in ("beta", "gamma") for role in ROLES]
 class Affine(keras.layers.Layer):
     """Abstract base of the layers with gammas and betas."""
 
+    _sets_itself: frozenset[str] = frozenset()
+    """The arguments of its bases that a layer does not take."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refuses what a layer does not take before Python finds it given twice."""
+        for name in sorted(cls._sets_itself & kwargs.keys()):
+            raise ValueError(
+                f"{cls.__name__}: {name} is no argument of this layer, which sets it itself. "
+                f"Received: {name}={kwargs[name]!r} (leave it out)."
+            )
+        return super().__new__(cls, *args, **kwargs)
+
     def _set_affine(self, *values: Any) -> None:
         """Sets the attributes that `ARGUMENTS` names, in that order."""
         for name, value in zip(ARGUMENTS, values, strict=True):

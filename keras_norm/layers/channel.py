@@ -30,22 +30,10 @@ class ChannelLayer(Affine):
             called, for a shape that does not fit.
     """
 
-    _sets_itself: frozenset[str] = frozenset()
-    """The arguments of its bases that a layer does not take."""
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Lists all arguments of a layer in its signature and docstring."""
         super().__init_subclass__(**kwargs)
         describe(cls, ChannelLayer, cls._sets_itself)
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Refuses what a layer does not take before Python finds it given twice."""
-        for name in sorted(cls._sets_itself & kwargs.keys()):
-            raise ValueError(
-                f"{cls.__name__}: {name} is no argument of this layer, which sets it itself. "
-                f"Received: {name}={kwargs[name]!r} (leave it out)."
-            )
-        return super().__new__(cls, *args, **kwargs)
 
     def __init__(self, axis: Any = -1, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
