@@ -32,9 +32,10 @@ class ConditionalNormalization(SecondInput):
     it takes them. At a masked position those of this package give their own beta, or 0 without one, and this layer
     scales and shifts that.
 
-    Call it as `layer(x, condition)`. The maps compute in float32 or wider, and are not quantized. No call reads the
-    classes to check them: TensorFlow on a CPU and torch raise an error for one that is out of range, TensorFlow on a
-    GPU takes zeros for its row, and JAX NaN.
+    Call it as `layer(x, condition)`. The maps compute in float32, or in float64 where the layer does (vectors not on
+    torch, where Keras multiplies matrices in float32), and are not quantized. No call reads the classes to check them:
+    TensorFlow on a CPU and torch raise an error for one that is out of range, TensorFlow on a GPU takes zeros for its
+    row, and JAX NaN.
 
     Args:
         normalization: a normalization of this package or of Keras, or another layer that keeps the shape of its

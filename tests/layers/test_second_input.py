@@ -283,7 +283,7 @@ def test_maps_compute_in_float32_or_wider(kind, policy):
     )
     gamma, beta = (v.reshape(4, 1, 1, 6) if kind == "vector" else v for v in (gamma, beta))
     y = layer(keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(condition.astype(wide)))
-    exact = 1e-6 if BACKEND == "torch" and kind == "vector" else 1e-12  # Keras multiplies matrices in float32 on torch
+    exact = 1e-5 if BACKEND == "torch" and kind == "vector" else 1e-12  # Keras multiplies matrices in float32 on torch
     unit = {"float16": 2e-3, "mixed_float16": 2e-3, "mixed_bfloat16": 2e-2, "float64": exact}[policy]
     np.testing.assert_allclose(array(keras.ops.cast(y, "float64")), (1 + gamma) * x + beta, rtol=unit, atol=unit)
 
