@@ -6,6 +6,8 @@ import inspect
 import pkgutil
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 import keras_norm
+from keras_norm.models.examination.findings import RULES
 from support.backends import tensorflow_only
 
 ROOT = Path(__file__).parent.parent
@@ -69,3 +72,55 @@ def test_the_long_description_has_absolute_links_only():
 @pytest.mark.quick
 def test_the_citation_names_this_version():
     assert f"\nversion: {keras_norm.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+FILLED = re.compile(r"```(python|bash)\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
+TWO_CPUS = """import subprocess, sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+"""
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]\d+)?")
+
+
+def printed_by(blocks, folder):
+    """What each block of a page prints, all of them in one process."""
+    parts = [TWO_CPUS]
+    for kind, block, _ in blocks:
+        if kind == "bash":
+            command = block.replace("python ", f"{sys.executable} ", 1)
+            block = f"print(subprocess.run({command!r}, shell=True, capture_output=True, text=True).stdout, end='')\n"
+        parts.append(block)
+    script = folder / "page.py"
+    script.write_text("print('\\0', flush=True)\n".join(parts), encoding="utf-8")
+    done = subprocess.run([sys.executable, script], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\0\n")[1:]
+
+
+def words(text):
+    """Without numbers, and without what their width moves."""
+    return re.sub(r"[-\s]+|\bto\b|/", " ", NUMBER.sub("", text)).split()
+
+
+@pytest.mark.slow
+@tensorflow_only
+def test_the_troubleshooting_page_shows_what_its_code_prints(tmp_path):
+    blocks = FILLED.findall((ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8"))
+    for (_, block, shown), printed in zip(blocks, printed_by(blocks, tmp_path), strict=True):
+        assert words(printed) == words(shown), block
+        for ours, theirs in zip(printed.splitlines(), shown.splitlines(), strict=True):
+            if " k_" not in ours and not ours.startswith("--"):  # the table shows too many digits of noise
+                found, expected = ([float(number) for number in NUMBER.findall(line)] for line in (ours, theirs))
+                # Trainings of some seconds differ between machines in the last bits, and then in more.
+                assert found == pytest.approx(expected, rel=0.3, abs=0.1), block
+
+
+@pytest.mark.quick
+def test_the_troubleshooting_page_has_an_entry_for_each_finding():
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^### `(\w+)`\n(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in entries] == [rule.__name__ for rule in RULES]
+    for name, entry in entries:
+        assert re.findall(r"^\*\*(\w+)\.\*\*", entry, re.MULTILINE) == ["Symptom", "Cause", "Cure", "Measured"], name
+        assert f": {name} (" in entry, "no report that has it"

@@ -99,4 +99,4 @@ def test_the_links_of_the_readme_lead_somewhere():
 def test_the_readme_lists_every_notebook():
     listed = re.findall(r"\]\((\w+)\.ipynb\)", (TUTORIALS / "README.md").read_text())
     assert listed == [path.stem for path in NOTEBOOKS]
-    assert len(listed) == 8
+    assert len(listed) == 9
