@@ -55,6 +55,11 @@ def initializer(owner: str, name: str, value: Any) -> Any:
     return keras.initializers.get(value)
 
 
+def is_set(name: str, value: Any) -> bool:
+    """Whether an argument in a config of Keras is more than an initializer that Keras was not given."""
+    return value is not None or not name.endswith("_initializer")
+
+
 def positive_integer(owner: str, name: str, value: Any) -> int:
     """`value` as an int above 0."""
     if integer(owner, name, value) < 1:

@@ -109,10 +109,10 @@ class SecondInput(ChannelLayer):
     _second_input: str
     """The name of the second input in `call`."""
 
-    def __call__(self, first: Tensor, *second: Any, **kwargs: Any) -> Tensor:
-        if not second and self._second_input not in kwargs:
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Tensor:
+        if len(inputs) < 2 and self._second_input not in kwargs:
             raise ValueError(
-                f"{self._error_prefix}: it must be called with two inputs. Received: one, of type "
-                f"{type(first).__name__} (call layer(inputs, {self._second_input}), without a list)."
+                f"{self._error_prefix}: it must be called with two inputs. Received: inputs of type "
+                f"{[type(x).__name__ for x in inputs]} (call layer(inputs, {self._second_input}), without a list)."
             )
-        return super().__call__(first, *second, **kwargs)
+        return super().__call__(*inputs, **kwargs)

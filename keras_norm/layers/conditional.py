@@ -34,8 +34,9 @@ class ConditionalNormalization(SecondInput):
 
     Call it as `layer(x, condition)`. The maps compute in float32, or in float64 where the layer does (vectors not on
     torch, where Keras multiplies matrices in float32), and are not quantized. No call reads the classes to check them:
-    TensorFlow on a CPU and torch raise an error for one that is out of range, TensorFlow on a GPU takes zeros for its
-    row, and JAX NaN.
+    a negative one counts from the last class, and for one that is too large TensorFlow on a CPU and torch raise an
+    error, TensorFlow on a GPU takes zeros for its row, and JAX NaN. In a model that is saved each of these layers needs
+    its own normalization.
 
     Args:
         normalization: a normalization of this package or of Keras, or another layer that keeps the shape of its
@@ -79,9 +80,9 @@ class ConditionalNormalization(SecondInput):
         axis: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(normalization, keras.layers.Layer):
+        if not isinstance(normalization, keras.layers.Layer) or isinstance(normalization, SecondInput):
             raise TypeError(
-                f"{self._error_prefix}: normalization must be a layer. Received: normalization={normalization!r} "
+                f"{self._error_prefix}: normalization must be a layer of one input. Received: {normalization!r} "
                 "(such as GroupNormalization(8, center=False, scale=False))."
             )
         if axis is None:
@@ -207,11 +208,9 @@ class ConditionalNormalization(SecondInput):
         return inputs_shape
 
     def get_config(self) -> dict[str, Any]:
-        # Two of these layers that share a normalization share it in a file: Keras marks only the second mention of it.
-        normalization = keras.saving.serialize_keras_object(self.normalization)
         return {
             **super().get_config(),
-            "normalization": {**normalization, "shared_object_id": id(self.normalization)},
+            "normalization": keras.saving.serialize_keras_object(self.normalization),
             "num_classes": self.num_classes,
             "zero_initialized": self.zero_initialized,
             "kernel_size": self.kernel_size,

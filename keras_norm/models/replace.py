@@ -81,6 +81,8 @@ def replace_normalization(
         raise TypeError(f"{OWNER}: to must be a layer or a function of the old layer. Received: to={to!r} ({hint}).")
     _check_new(to)
     reduced_groups: dict[str, tuple[int, int, int]] = {}
+    if isinstance(to, Layer):
+        _check_template(to)
     create = partial(_from_template, to, reduced_groups=reduced_groups) if isinstance(to, Layer) else to
 
     def replacement(layer: Layer) -> Layer:
@@ -110,7 +112,8 @@ def _from_template(template: Layer, old: Layer, reduced_groups: dict[str, tuple[
     copied = set(COPIED_ARGUMENTS)
     if isinstance(norm, GlobalResponseNormalization) != isinstance(template, GlobalResponseNormalization):
         copied -= set(affine.ARGUMENTS)  # its gamma and beta are those of a residual
-    config |= {name: old_config[name] for name in copied if name in config and name in old_config}
+    kept = copied & config.keys()
+    config |= {name: value for name, value in old_config.items() if name in kept and arguments.is_set(name, value)}
     channel_axis = arguments.single_axis(norm.axis)
     if channel_axis is not None and not isinstance(template, WITHOUT_CHANNEL_AXIS):
         config["axis"] = channel_axis
@@ -123,6 +126,16 @@ def _from_template(template: Layer, old: Layer, reduced_groups: dict[str, tuple[
             reduced_groups[old.name] = config["groups"], groups, channels
         config["groups"] = groups
     return type(template).from_config(config)
+
+
+def _check_template(to: Layer) -> None:
+    """Refuses templates that do not have the arguments of a normalization."""
+    _check_new(to)
+    if not is_normalization(to) or is_frozen(to):
+        raise TypeError(
+            f"{OWNER}: a template must be a normalization. Received: to={to!r} (a function of the old layer may return "
+            "any layer: to=lambda layer: ...; freeze_batch_normalization freezes)."
+        )
 
 
 def _check_new(new: Any) -> None:

@@ -59,4 +59,6 @@ def _synchronized(layer: Layer, synchronized: bool | int) -> Layer:
             f"Received: layer={layer.name!r} (first replace it by a BatchRenormalization)."
         )
     supported = BatchNormalization().get_config()
-    return BatchNormalization.from_config({name: value for name, value in config.items() if name in supported})
+    return BatchNormalization.from_config(
+        {name: value for name, value in config.items() if name in supported and arguments.is_set(name, value)}
+    )

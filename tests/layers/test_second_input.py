@@ -241,14 +241,24 @@ def test_the_channel_axis_is_kept_whatever_is_inside(tmp_path):
     assert loaded.layers[-1].axis == 1
 
 
-def test_two_of_them_share_a_normalization_in_a_file_too(tmp_path):
+def test_both_inputs_may_be_given_by_name():
     x, vector = random_input(4, 3, 6, dtype="float32"), random_input(4, 5, dtype="float32", seed=1)
-    batch = kn.BatchNormalization()
+    layer = kn.ConditionalNormalization(kn.LayerNormalization())
+    np.testing.assert_array_equal(array(layer(inputs=x, condition=vector)), array(layer(x, vector)))
+    layer = kn.AdaptiveInstanceNormalization()
+    np.testing.assert_array_equal(array(layer(content=x, style=x + 1)), array(layer(x, x + 1)))
+
+
+def test_layers_made_of_one_config_stay_apart_in_a_file(tmp_path):
+    x, vector = random_input(4, 3, 6, dtype="float32"), random_input(4, 5, dtype="float32", seed=1)
+    config = kn.ConditionalNormalization(kn.BatchNormalization()).get_config()
     inputs = keras.Input(x.shape[1:]), keras.Input(vector.shape[1:])
-    h = kn.ConditionalNormalization(batch)(*inputs)
-    model = randomized(keras.Model(inputs, kn.ConditionalNormalization(batch)(h, inputs[1])))
+    h = inputs[0]
+    for name in ("first", "second"):
+        h = kn.ConditionalNormalization.from_config(config | {"name": name})(h, inputs[1])
+    model = randomized(keras.Model(inputs, h))
     loaded = through_a_file(model, tmp_path)
-    assert loaded.layers[-1].normalization is loaded.layers[-2].normalization
+    assert len(loaded.weights) == len(model.weights) == 16
     np.testing.assert_array_equal(array(loaded([x, vector])), array(model([x, vector])))
 
 

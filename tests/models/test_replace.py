@@ -244,3 +244,21 @@ def test_a_layer_of_two_inputs_and_an_activation_are_refused(to):
     )
     with pytest.raises(TypeError, match=words):
         models.replace_normalization(sequential(kl.BatchNormalization()), to)
+
+
+@pytest.mark.parametrize("template", [kl.Identity(), kn.FrozenBatchNormalization(kl.BatchNormalization())], ids=repr)
+def test_a_template_must_be_a_normalization(template):
+    model = keras.Sequential([keras.Input((4,)), kl.BatchNormalization()])
+    with pytest.raises(TypeError, match=r"replace_normalization: a template must be a normalization. Received: to=<"):
+        models.replace_normalization(model, template)
+
+
+def test_layers_of_keras_without_an_initializer_are_converted():
+    norm = kl.BatchNormalization(scale=False, gamma_initializer=None, moving_mean_initializer="ones")
+    model = keras.Sequential([keras.Input((4,)), norm])
+    for converted in (
+        models.replace_normalization(model, kn.BatchNormalization()),
+        models.synchronize_batch_normalization(model),
+    ):
+        np.testing.assert_array_equal(array(converted.layers[0].moving_mean), 1.0)
+        assert converted.layers[0].gamma is None
