@@ -1,6 +1,7 @@
 """What the recorded percentiles are, that recording them changes nothing, and what is said where it cannot be done."""
 
 import threading
+import warnings
 
 import keras
 import numpy as np
@@ -365,3 +366,57 @@ def test_a_model_that_is_not_built_is_refused():
     callback.set_model(Subclassed())
     with pytest.raises(ValueError, match=r"ResponsePercentiles: the model must be built\. Received: model="):
         callback.on_train_begin()  # which some backends build a model before
+
+
+def monitored(**kwargs):
+    keras.utils.set_random_seed(0)
+    stack = [
+        layers.Dense(8),
+        layers.BatchNormalization(name="norm", momentum=0.9),
+        layers.ReLU(),
+        layers.Dropout(0.5),
+        layers.Dense(1),
+    ]
+    model = keras.Sequential([keras.Input((4,)), *stack])
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    x = np.random.default_rng(0).normal(30, 2, (64, 4)).astype("float32")
+    y = x[:, :1] - 30
+    monitor = kn.callbacks.NormalizationMonitor(x, y, **kwargs) if kwargs else None
+    history = model.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=[monitor] if monitor else [])
+    return monitor, history.history, model.get_weights()
+
+
+@pytest.mark.filterwarnings("ignore:NormalizationMonitor")
+def test_a_monitor_records_the_gap_and_both_losses():
+    monitor, history, _ = monitored(every=4)
+    assert monitor.steps == [0, 4, 8, 12]
+    assert history["normalization_gap"] == monitor.history["gap"][1:]
+    assert {len(monitor.history[name]) for name in ("loss_training", "loss_inference")} == {4}
+    assert monitor.history["gap"][-1] < monitor.history["gap"][0]
+    assert monitor.report.gap == monitor.history["gap"][-1]
+
+
+@pytest.mark.filterwarnings("ignore:NormalizationMonitor")
+def test_a_monitored_training_ends_with_the_same_weights_and_losses_bit_for_bit():
+    _, history, weights = monitored(every=2)
+    _, expected_history, expected = monitored()
+    assert history["loss"] == expected_history["loss"]
+    for a, b in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_monitor_warns_once_of_each_finding():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        monitored(every=1)
+    texts = [str(warning.message) for warning in caught if "NormalizationMonitor" in str(warning.message)]
+    assert len([text for text in texts if "redundant_bias of 'norm' at step 0" in text]) == 1
+    assert len([text for text in texts if "stale_moving_statistics" in text]) == 1  # after the first epoch, not at once
+    assert "stale_moving_statistics of 'norm' at step 4" in "".join(texts)
+
+
+def test_a_monitor_refuses_bad_arguments():
+    with pytest.raises(ValueError, match="NormalizationMonitor: every must be a positive number of steps"):
+        kn.callbacks.NormalizationMonitor(np.ones((4, 4)), every=0)
+    with pytest.raises(ValueError, match="NormalizationMonitor: data must have a batch"):
+        kn.callbacks.NormalizationMonitor(np.ones((0, 4)))

@@ -24,9 +24,9 @@ def examine(
     """Examines the normalizations of a model: their sets, their statistics, and what is wrong with them.
 
     Without data it reads the model. With data it also calls the model on a few batches, twice each: in inference mode,
-    and with every batch normalization in training mode. Where the outputs differ by more than 0.5 of their standard
-    deviation, it calls the model on the first batch once more for each batch normalization, with that one in training
-    mode, to tell which of them makes the difference. Dropout and all other layers run in inference mode throughout.
+    and with every batch normalization in training mode. Where the outputs differ by more than their standard deviation,
+    it calls the model on the first batch once more for each batch normalization, with that one in training mode: which
+    of them makes the difference? Dropout and all other layers run in inference mode throughout.
 
     The model does not change, bit for bit: weights, moving statistics, seeds and compiled functions stay as they are.
 

@@ -30,7 +30,7 @@ STALE_DISTANCE, STALE_RATIO = 0.5, 2.0
 the median channel. Few samples make both uncertain, so 2 and 4 over the square root of their number are added."""
 DOMINATED = 0.25
 """With a variance below this part of epsilon the outputs have a standard deviation of less than 0.45 in place of 1."""
-GAP = 0.5
+GAP = 1.0
 """A gap between training and inference above this is a finding, in standard deviations of the model's output."""
 FLOAT16_LIMIT = 65504.0
 WITHOUT_MASK = (kl.GroupNormalization, kl.LayerNormalization, kl.RMSNormalization)

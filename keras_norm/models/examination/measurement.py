@@ -211,14 +211,15 @@ def _row(norm: Layer, x: Tensor, mask: Tensor | None) -> dict[str, Any]:
     row: dict[str, Any] = {"largest": ops.max(ops.abs(h)) if 0 not in x.shape else 0.0, "samples": ops.shape(x)[0]}
     for k, of in enumerate(sets_of(norm, x)):
         mean, variance, count = kernels.moments(x, of, mask)
-        row[f"count {k}"] = ops.min(ops.convert_to_tensor(count))
+        seen = ops.cast(count > 0, mean.dtype) * ops.ones_like(mean)  # sets that are masked everywhere do not count
+        row[f"count {k}"] = ops.min(ops.where(seen > 0, ops.cast(count, mean.dtype), np.inf))
         if k == 0:
             square = ops.square(mean)
             spread = variance + square if isinstance(norm, ABOUT_ZERO) else variance
             constant = variance <= 1e-12 * square
-            row["spread"] = ops.mean(spread)
-            row["constant"] = ops.mean(ops.cast(constant, "float32"))
-            row["below"] = ops.mean(ops.cast((spread < getattr(norm, "epsilon", 0.0)) & ~constant, "float32"))
+            below = (spread < getattr(norm, "epsilon", 0.0)) & ~constant
+            for name, values in (("spread", spread), ("constant", constant), ("below", below)):
+                row[name] = ops.sum(seen * ops.cast(values, mean.dtype)) / ops.maximum(ops.sum(seen), 1.0)
             if is_batch_normalization(norm):
                 row |= {"mean": mean, "variance": variance, "n": count}
     return row
@@ -235,7 +236,9 @@ def _squares(y: Tensor) -> Tensor:
 def _measured(place: Place, rows: list[Rows], rows_in_training: list[Rows]) -> Measured:
     """Sums up the rows of one call over batches and replicas."""
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    counts = [rows[0][name].reshape(-1) for name in rows[0] if name.startswith("count")]  # by replica
+    # By replica. A replica without a sample, or one that is masked everywhere, has no set.
+    counts = [rows[0][name].reshape(-1) for name in rows[0] if name.startswith("count")]
+    counts = [np.where(np.isfinite(count), count, 0) for count in counts]
     below, constant, variance = (
         float(joined[name].mean()) if counts else 0.0 for name in ("below", "constant", "spread")
     )
