@@ -229,8 +229,9 @@ class NormalizationMonitor(_Recording):
         self._warn(self.report.findings if self.report else [])
 
     def _record(self) -> None:
+        model = self.model  # on JAX this brings the values of the training back into the model
         measurement = self._instrument.measure(self._batches, GAP)
-        self.report = Report(Examined(self.model, self._places, measurement, number_of_replicas(self.model)))
+        self.report = Report(Examined(model, self._places, measurement, number_of_replicas(model)))
         self.history["gap"].append(measurement.gap)
         if measurement.losses is not None:
             for name, loss in zip(("loss_training", "loss_inference"), measurement.losses, strict=True):
@@ -238,13 +239,17 @@ class NormalizationMonitor(_Recording):
         self._warn([finding for finding in self.report.findings if finding.name not in CURED_BY_TRAINING])
 
     def _warn(self, findings: Sequence[Finding]) -> None:
+        new: dict[str, list[Finding]] = {}
         for finding in findings:
             if (finding.name, finding.layer) not in self._warned:
                 self._warned.add((finding.name, finding.layer))
-                text = (
-                    f"{finding.name} of {finding.layer!r} at step {self._step}: {finding.message} Cure: {finding.cure}"
-                )
-                warnings.warn(f"NormalizationMonitor: {text}", stacklevel=2)
+                new.setdefault(finding.name, []).append(finding)
+        for name, (first, *others) in new.items():
+            where = f"{name} of {first.layer!r}" + (f" and {len(others)} more layers" if others else "")
+            warnings.warn(
+                f"NormalizationMonitor: {where} at step {self._step}. {first.message} The cure: {first.cure}",
+                stacklevel=2,
+            )
 
 
 CURED_BY_TRAINING = ("stale_moving_statistics", "training_inference_gap")

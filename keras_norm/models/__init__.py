@@ -1,6 +1,6 @@
 """Tools for whole models: examine, replace, synchronize, freeze, recalibrate and fold normalizations."""
 
-from keras_norm.models.examine import examine as examine
+from keras_norm.models.check_up import examine as examine
 from keras_norm.models.fold import fold_batch_normalization as fold_batch_normalization
 from keras_norm.models.fold_weights import fold_weights as fold_weights
 from keras_norm.models.freeze import freeze_batch_normalization as freeze_batch_normalization

@@ -252,7 +252,7 @@ def test_the_numbers_are_those_of_their_definitions():
     distance, ratio = abs(of_batch - mean) / np.sqrt(variance + 0.01), (spread + 0.01) / (variance + 0.01)
     in_training = gamma * (x - of_batch) / np.sqrt(spread + 0.01)
     in_inference = gamma * (x - mean) / np.sqrt(variance + 0.01)
-    gap = np.sqrt(((in_training - in_inference) ** 2).mean()) / in_inference.std()
+    gap = np.sqrt(((in_training - in_inference) ** 2).mean()) / min(in_inference.std(), in_training.std())
     close = pytest.approx
     assert (line.median_distance, line.worst_distance) == close((np.median(distance), distance.max()), rel=1e-4)
     assert line.median_ratio == close(np.median(ratio), rel=1e-4)
@@ -371,18 +371,21 @@ def test_a_model_is_called_as_often_as_the_report_says():
             return x
 
     model = keras.Sequential([keras.Input(IMAGE), Counting(), *shifted().layers])
-    calls.clear()
-    report = kn.models.examine(model, images(), batch_size=16, verbose=0)
-    assert report.passes == 5  # of two batches in two modes, and of one batch for the layer that makes the gap
+    more_than_passes = []
+    for steps, passes in ((1, 3), (2, 5)):  # in two modes, and once more for the layer that makes the gap
+        calls.clear()
+        report = kn.models.examine(model, images(), batch_size=16, steps=steps, verbose=0)
+        assert report.passes == passes
+        more_than_passes.append(len(calls) - passes)
     if BACKEND == "torch":  # the others trace a call and repeat it
-        assert len(calls) == report.passes + 1  # the symbolic call
+        assert more_than_passes[0] == more_than_passes[1] <= 2  # symbolic calls
 
 
 def test_a_report_is_a_table_html_a_dictionary_and_a_picture(tmp_path):
     model = shifted()
     report = kn.models.examine(model, images(), verbose=0)
     text, page = str(report), report._repr_html_()
-    for word in ("norm_2", "k_C = i_C", "stale_moving_statistics", "recalibrate_batch_normalization"):
+    for word in ("norm_2", "N, 2 groups", "stale_moving_statistics", "recalibrate_batch_normalization"):
         assert word in text and word in page
     assert max(map(len, text.split("\n\n")[1].splitlines())) <= 100
     assert json.loads(json.dumps(report.to_dict()))["findings"][0]["cure"] == report.findings[0].cure

@@ -105,7 +105,7 @@ def small_sets(examined: Examined) -> Iterator[Finding]:
                 {"positions": positions},
                 _larger_sets(examined.model, place),
             )
-    for place, found in examined.measured():
+    for place, found in sorted(examined.measured(), key=lambda pair: pair[1].global_positions):
         samples, positions = _samples_and_positions(place, found)
         small = 1 < positions < FEW_POSITIONS or (samples <= FEW_SAMPLES and positions > 1)
         if place.uses_batch and small and not _helped_by_other_replicas(examined, place):
@@ -122,7 +122,7 @@ def small_sets(examined: Examined) -> Iterator[Finding]:
 
 def unsynchronized_replicas(examined: Examined) -> Iterator[Finding]:
     """Small batches on each of several replicas that could be one larger batch."""
-    for place, found in examined.measured():
+    for place, found in sorted(examined.measured(), key=lambda pair: pair[1].global_positions):
         samples, positions = _samples_and_positions(place, found)
         small = samples <= FEW_SAMPLES or positions < FEW_POSITIONS
         if place.uses_batch and small and _helped_by_other_replicas(examined, place):
@@ -139,13 +139,15 @@ def unsynchronized_replicas(examined: Examined) -> Iterator[Finding]:
 
 def stale_moving_statistics(examined: Examined) -> Iterator[Finding]:
     """Moving statistics that are not those of the data."""
-    for place, found in examined.measured():
-        stale = _staleness(examined, found)
-        if stale is None:
+    stale = [(place, found, _staleness(examined, found)) for place, found in examined.measured()]
+    for place, found, far in sorted(stale, key=lambda each: max(each[2] or (0.0,)), reverse=True):
+        if far is None:
             continue
-        distance, ratio = stale
+        distance, ratio = far
         severe = (distance > 4 * STALE_DISTANCE or ratio > 4 * STALE_RATIO) and not is_frozen(place.layer)
-        recalibrated = "keras_norm.models.recalibrate_batch_normalization({}, data)"
+        means = [f"the mean is {distance:.2g} standard deviations away"] if distance > STALE_DISTANCE else []
+        variances = [f"the variance is off by a factor of {ratio:.2g}"] if ratio > STALE_RATIO else []
+        recalibrated = "keras_norm.models.recalibrate_batch_normalization({}, data, verbose=0)"
         cure = f"model = {recalibrated.format('model')}"
         if is_frozen(place.layer):
             unfrozen = recalibrated.format("keras_norm.models.unfreeze_batch_normalization(model)")
@@ -154,8 +156,8 @@ def stale_moving_statistics(examined: Examined) -> Iterator[Finding]:
             "stale_moving_statistics",
             place.path,
             "severe" if severe else "warning",
-            f"Moving statistics are not those of the data: the mean of the median channel is {distance:.2g} standard "
-            f"deviations away, variances differ by a factor of {ratio:.2g}. Inference uses them.",
+            "Moving statistics, which inference uses, are not those of the data: in the median channel "
+            f"{' and '.join(means + variances)}.",
             {
                 "median_distance": distance,
                 "worst_distance": float(np.max(np.asarray(found.distance))),
@@ -182,7 +184,7 @@ def training_inference_gap(examined: Examined) -> Iterator[Finding]:
         losses = (
             f" The loss is {found.losses[0]:.3g} with the statistics of the batch and {found.losses[1]:.3g} without."
         )
-    cure = "model = keras_norm.models.recalibrate_batch_normalization(model, data)"
+    cure = "model = keras_norm.models.recalibrate_batch_normalization(model, data, verbose=0)"
     if all(_staleness(examined, m) is None for _, m in examined.measured()):
         cure = _replaced(examined.model, "keras_norm.GroupNormalization(8)", *guilty)
     yield Finding(
@@ -248,7 +250,8 @@ def redundant_bias(examined: Examined) -> Iterator[Finding]:
                 "redundant_bias",
                 place.path,
                 "note",
-                f"The bias of {before.name!r} has no effect: the normalization subtracts it with the mean.",
+                f"The bias of {before.name!r} has no effect: the normalization subtracts it with the mean. It costs "
+                "memory and does no harm: the cure builds an untrained model.",
                 {"biases": int(np.prod(before.bias.shape))},
                 _cloned(f'({{"use_bias": False}} if layer.name == {before.name!r} else {{}})'),
             )
@@ -330,10 +333,12 @@ def frozen_but_updating(examined: Examined) -> Iterator[Finding]:
         return
     weighted = list(filter(_owns_weights, all_layers(examined.model, is_leaf=is_frozen)))
     frozen = [k for k, layer in enumerate(weighted) if not is_normalization(layer) and _is_frozen_by_user(layer)]
-    for place in examined.places:
-        if not place.uses_batch:
-            continue
-        around = frozen and frozen[0] < weighted.index(place.layer) < frozen[-1]
+    updating = [place for place in examined.places if place.uses_batch]
+    between = [place for place in updating if frozen and frozen[0] < weighted.index(place.layer) < frozen[-1]]
+    for place in updating:
+        # Behind the last frozen layer may stand the first normalization of a new head, unless others update too.
+        last = bool(between) and any(place.before is weighted[k] for k in frozen)
+        around = place in between or last
         affine = [w for w in (place.norm.gamma, place.norm.beta) if w is not None]
         if around or (affine and not any(w.trainable for w in affine)):
             yield Finding(

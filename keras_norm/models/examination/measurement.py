@@ -88,7 +88,7 @@ class Measured:
     ratio: np.ndarray | None = None
     own_gap: float = 0.0
     """How far the outputs of this layer in training and inference mode differ for equal inputs: the root mean square of
-    the difference over the standard deviation of the outputs."""
+    the difference over the standard deviation of the outputs, of that mode where it is smaller."""
     drift: float = 0.0
     """How far the channel means of the inputs in the two modes differ, in standard deviations: the median channel."""
     output_gap: float | None = None
@@ -103,7 +103,7 @@ class Measurement:
     """A normalization, the number of its call, and what was measured there, in the order of the calls."""
     gap: float = 0.0
     """How far the outputs in training and inference mode differ: the root mean square of the difference over the
-    standard deviation of the outputs in inference mode."""
+    standard deviation of the outputs, of that mode where it is smaller."""
     losses: tuple[float, float] | None = None
     """With the statistics of the batch, and in inference mode."""
     finite: bool = True
@@ -198,7 +198,8 @@ class Instrument:
         if id(layer) in self._switches:
             with keras.StatelessScope():
                 in_training = call(**(given | {"training": True}))
-            row |= {"changed": _squares(upcast(in_training) - upcast(y)), "size": _squares(_centred(upcast(y)))}
+            row["changed"] = _squares(upcast(in_training) - upcast(y))
+            row |= {"size": _squares(_centred(upcast(y))), "size in training": _squares(_centred(upcast(in_training)))}
             on = self._recorder.switch[self._switches.index(id(layer))] > 0.5
             y = cast(ops.where(on, in_training, y), y.dtype)
         self._recorder.records.append((place, {name: as_row(value) for name, value in row.items()}))
@@ -264,8 +265,8 @@ def _measured(place: Place, rows: list[Rows], rows_in_training: list[Rows]) -> M
         drift = abs(trained - joined["mean"]).mean(0) / np.sqrt(spread + place.norm.epsilon)
         measured.drift = float(np.median(drift))
     if "changed" in joined:
-        changed, size = (float(joined[name].sum(dtype="float64")) for name in ("changed", "size"))
-        measured.own_gap = float(np.sqrt(changed / size)) if size else 0.0
+        changed, *sizes = (float(joined[name].sum(dtype="float64")) for name in ("changed", "size", "size in training"))
+        measured.own_gap = float(np.sqrt(changed / max(min(sizes), 1e-12 * max(sizes)))) if max(sizes) else 0.0
     return measured
 
 
@@ -279,11 +280,12 @@ def _global_positions(norm: Layer, counts: np.ndarray) -> int:
 
 
 def _distance(ours: list[Any], theirs: list[Any]) -> float:
-    """The root mean square of the difference, over the standard deviation of the first."""
+    """The root mean square of the difference, over the smaller of the two standard deviations."""
     found = 0.0
     for a, b in zip(_flat(ours), _flat(theirs), strict=True):
-        deviation = max(float(a.std()), 1e-6 * float(abs(a).max(initial=0.0)), 1e-30)
-        found = max(found, float(np.sqrt(np.square(a - b).mean())) / deviation)
+        deviations = sorted((float(a.std()), float(b.std())))
+        smallest = max(deviations[0], 1e-6 * deviations[1], 1e-6 * float(abs(a).max(initial=0.0)), 1e-30)
+        found = max(found, float(np.sqrt(np.square(a - b).mean())) / smallest)
     return found
 
 

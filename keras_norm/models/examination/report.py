@@ -1,7 +1,9 @@
 """The report of a check-up: a table, its findings, a dictionary, and a picture."""
 
 import html
+import re
 import shutil
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from keras_norm.models.examination.places import Place, description, positions_i
 
 HEADINGS = ("layer", "kind", "set", "positions", "gamma", "mean off", "variance x", "own gap", "gap")
 BATCH, MOVING, WORST = "#0072B2", "#E69F00", "#999999"  # of the palette of Okabe and Ito
+GAP_KEY = "\u00d7 inputs   \u25cf layer   \u25a0 model"
 NEAR_ZERO = 1e-3
 
 
@@ -70,17 +73,24 @@ class Line:
 class Report:
     """What `keras_norm.models.examine` found.
 
-    `print` shows a table, a notebook shows it as HTML. In the table "mean off" and "variance x" compare the batch with
-    the moving statistics: the distance of the means in standard deviations, and the ratio of the variances, each of the
-    median and of the worst channel. "own gap" is how far the layer's outputs in training and inference mode differ for
-    equal inputs, "gap" how far the model's outputs do when this layer alone changes its mode.
+    `print` shows a table, a notebook shows it as HTML. Its columns:
+
+        set          the axes on which the positions of a set agree: C for batch normalization, N, C for instance
+                     normalization
+        positions    the number of positions of a set, on one replica
+        gamma        the smallest and the largest
+        mean off     how far the batch's means are from the moving ones, in standard deviations: the median channel and
+                     the worst
+        variance x   the batch's variances over the moving ones, of the same two
+        own gap      how far the layer's outputs in training and inference mode differ for equal inputs
+        gap          how far the model's outputs differ when this layer alone changes its mode
 
     Attributes:
         lines: for each call of a normalization a `Line`, in the order of the calls.
         findings: what is wrong, the worst first. Each has `name`, `layer`, `severity` ("severe", "warning" or "note"),
             `message`, `numbers` and `cure`, a line of Python for the names `keras`, `keras_norm`, `model` and `data`.
-        gap: how far the model's outputs in training and inference mode differ, in standard deviations of the outputs in
-            inference mode; None without data.
+        gap: how far the model's outputs in training and inference mode differ, in standard deviations of the outputs,
+            of that mode where it is smaller; None without data.
         losses: the loss with the statistics of the batch and in inference mode; None without labels.
         samples: the number of samples that were measured.
         passes: the number of forward passes.
@@ -122,12 +132,13 @@ class Report:
         rows = [tuple(row[k] for k in used) for row in rows]
         widths = [max(len(row[k]) for row in rows) for k in range(len(used))]
         excess = sum(widths) + 2 * (len(widths) - 1) - width
-        widths[0] = max(widths[0] - max(excess, 0), 12)
+        widths[0] = max(widths[0] - max(excess, 0), 20)
         table = [
             "  ".join(_shortened(cell, size).ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        return "\n".join([self._summary(), "", table[0], "-" * len(table[0]), *table[1:], "", *self._texts()])
+        summary = textwrap.fill(self._summary(), 100)
+        return "\n".join([summary, "", table[0], "-" * len(table[0]), *table[1:], "", *self._texts()])
 
     __repr__ = __str__
 
@@ -146,14 +157,18 @@ class Report:
             f"<ul>{texts or '<li>No findings.</li>'}</ul>"
         )
 
-    def plot(self, path: str | Path) -> None:
+    def plot(self, path: str | Path | None = None) -> Any:
         """Draws the table as a picture, which needs matplotlib.
 
         Left, for each batch normalization the distance of the batch's means from the moving ones and the ratio of the
-        variances, the median channel and the worst. Right, the gap through the depth of the model.
+        variances, the median channel and the worst. Right, the gap through the depth of the model: that of a layer's
+        inputs, of its outputs for equal inputs, and of the model's outputs when it alone changes its mode.
 
         Args:
-            path: the file to write, such as "report.png".
+            path: the file to write, such as "report.png"; None to write none.
+
+        Returns:
+            The figure of matplotlib.
 
         Raises:
             ValueError: if there is nothing to draw: no data, or no batch normalization.
@@ -170,37 +185,42 @@ class Report:
         means, variances, gaps = figure.subplots(1, 3, sharey=True)
         depth = np.arange(len(lines))
 
-        def draw(axes: Any, name: str, label: str, colour: str, marker: str, line: str = "none") -> None:
+        def draw(axes: Any, name: str, colour: str, marker: str, line: str = "none") -> None:
             values = [getattr(line, name) for line in lines]
             if any(value is not None for value in values):
-                axes.plot(np.array(values, "float64"), depth, marker, color=colour, linestyle=line, label=label)
+                axes.plot(np.array(values, "float64"), depth, marker, color=colour, linestyle=line)
 
-        draw(means, "worst_distance", "worst channel", WORST, "x")
-        draw(means, "median_distance", "median channel", BATCH, "o")
-        draw(variances, "worst_ratio", "worst channel", WORST, "x")
-        draw(variances, "median_ratio", "median channel", BATCH, "o")
-        draw(gaps, "drift", "of the inputs (means)", WORST, "x", "-")
-        draw(gaps, "own_gap", "of this layer", BATCH, "o", "-")
-        draw(gaps, "output_gap", "of the model, by this layer", MOVING, "s")
+        draw(means, "worst_distance", WORST, "x")
+        draw(means, "median_distance", BATCH, "o")
+        draw(variances, "worst_ratio", WORST, "x")
+        draw(variances, "median_ratio", BATCH, "o")
+        draw(gaps, "drift", WORST, "x", "-")
+        draw(gaps, "own_gap", BATCH, "o", "-")
+        draw(gaps, "output_gap", MOVING, "s")
         variances.set_xscale("log", base=2)
         variances.axvline(1, color="black", linewidth=0.8)
         means.set_yticks(depth, [line.layer if not line.call else f"{line.layer} ({line.call + 1})" for line in lines])
-        means.invert_yaxis()
-        for axes, title in (
-            (means, "Batch mean from moving mean\nin standard deviations"),
-            (variances, "Batch variance\nover moving variance"),
-            (gaps, "Training from inference mode\nin standard deviations"),
+        means.set_ylim(len(lines) - 0.4, -0.6)
+        channels = "\u25cf median channel   \u00d7 worst"
+        for axes, title, key in (
+            (means, "Batch mean from moving mean\nin standard deviations", channels),
+            (variances, "Batch variance\nover moving variance", channels),
+            (gaps, "Training from inference mode\nin standard deviations", GAP_KEY),
         ):
+            axes.set_xlabel(key, fontsize=8)
             axes.set_title(title, fontsize=9)
             axes.tick_params(labelsize=7)
             axes.grid(axis="x", linewidth=0.3)
             axes.spines[["top", "right"]].set_visible(False)
-            axes.legend(fontsize=7, frameon=False, loc="best")
+        for axes in (means, gaps):
+            axes.set_xlim(left=0)
         figure.suptitle(f"Normalizations of {self.model}", fontsize=10, fontweight="bold")
-        figure.savefig(path, dpi=120)
+        if path is not None:
+            figure.savefig(path, dpi=120)
+        return figure
 
     def _summary(self) -> str:
-        text = f"Normalizations of {self.model}: {len(self.lines)} calls"
+        text = f"Normalizations of {self.model}: {len(self.lines)} {'call' if len(self.lines) == 1 else 'calls'}"
         if self.gap is None:
             return f"{text}. Not measured: give `data` to compare the batch with the moving statistics."
         text += f", {self.samples} samples, {self.passes} forward passes. "
@@ -212,7 +232,8 @@ class Report:
     def _texts(self) -> Iterator[str]:
         """The findings, those of one kind in several layers together."""
         for finding, layers in self._grouped():
-            yield f"{finding.severity}: {finding.name} ({layers})\n    {finding.message}\n    >>> {finding.cure}"
+            message = textwrap.fill(finding.message, 92, initial_indent="    ", subsequent_indent="    ")
+            yield f"{finding.severity}: {finding.name} ({layers})\n{message}\n    >>> {finding.cure}"
             more = len({other.cure for other in self.findings if other.name == finding.name}) - 1
             if more:
                 yield f"    ... {more} more for the other layers, in `findings`"
@@ -293,6 +314,9 @@ def _cells(line: Line) -> tuple[str, ...]:
     def numbers(*values: float | None, separator: str = "/") -> str:
         return "" if None in values else separator.join(dict.fromkeys(f"{value:.2g}" for value in values))
 
+    def small(*values: float | None) -> str:
+        return numbers(*(value and round(value, 2) for value in values))
+
     positions = "?" if line.positions_per_sample is None else str(line.positions_per_sample)
     if line.positions is not None:
         positions = str(line.positions)
@@ -303,13 +327,13 @@ def _cells(line: Line) -> tuple[str, ...]:
     return (
         line.layer if not line.call else f"{line.layer} ({line.call + 1})",
         line.kind.replace("Normalization", ""),
-        line.set,
+        re.sub(r"k_(\w+) = i_\1", r"\1", line.set),
         "" if line.set == "none" else positions,
         numbers(*line.gamma, separator=" to ") if line.gamma else "",
-        numbers(line.median_distance, line.worst_distance),
+        small(line.median_distance, line.worst_distance),
         numbers(line.median_ratio, line.worst_ratio),
-        numbers(line.own_gap),
-        numbers(line.output_gap),
+        small(line.own_gap),
+        small(line.output_gap),
     )
 
 

@@ -25,8 +25,8 @@ def examine(
 
     Without data it reads the model. With data it also calls the model on a few batches, twice each: in inference mode,
     and with every batch normalization in training mode. Where the outputs differ by more than their standard deviation,
-    it calls the model on the first batch once more for each batch normalization, with that one in training mode: which
-    of them makes the difference? Dropout and all other layers run in inference mode throughout.
+    it calls the model on the first batch once more for each batch normalization, with that one in training mode: to see
+    which of them makes the difference. Dropout and all other layers run in inference mode throughout.
 
     The model does not change, bit for bit: weights, moving statistics, seeds and compiled functions stay as they are.
 
@@ -53,10 +53,11 @@ def examine(
         ValueError: if the model is not built, `steps` or `batch_size` is not positive, or `data` is empty.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.BatchNormalization()])
+        >>> norm = keras.layers.BatchNormalization(name="norm")
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), norm])
         >>> report = examine(model)
         >>> [(finding.name, finding.layer) for finding in report.findings]
-        [('redundant_bias', 'batch_normalization')]
+        [('redundant_bias', 'norm')]
 
     Reference: Wu & Johnson, Rethinking "Batch" in BatchNorm, 2021, https://arxiv.org/abs/2105.07576.
     """
