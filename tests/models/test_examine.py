@@ -293,6 +293,25 @@ class Dataset(keras.utils.PyDataset):
         return self.x[16 * index :][:16], self.y[16 * index :][:16]
 
 
+def test_a_gap_is_that_of_either_side_and_of_outputs_without_spread_by_their_size():
+    for factor in (1e4, 1e-4):
+        model = network(norm_2=kl.Identity())
+        model.get_layer("norm").moving_variance.assign(array(model.get_layer("norm").moving_variance) * factor)
+        assert "training_inference_gap" in names(kn.models.examine(model, images(), verbose=0), "norm")
+    vector = keras.Input((4,))
+    mean = keras.ops.mean(kl.BatchNormalization(beta_initializer="ones")(vector), keepdims=True)
+    report = kn.models.examine(keras.Model(vector, mean), images((4,), mean=2.0), verbose=0)
+    assert 0 < report.gap < 1
+
+
+def test_outputs_that_are_not_finite_are_named():
+    x = images()
+    x[0] = np.nan
+    report = kn.models.examine(network(), x, verbose=0)
+    assert report.finite is False and "Outputs are NaN or infinite." in str(report)
+    assert kn.models.examine(network(), images(), verbose=0).finite is True
+
+
 def test_data_are_what_fit_takes():
     model = network()
     model.compile("sgd", "mse")

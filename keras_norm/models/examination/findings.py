@@ -458,7 +458,7 @@ def _staleness(examined: Examined, found: Measured) -> tuple[float, float] | Non
     distance, ratio = float(np.median(found.distance)), float(np.exp(np.median(np.abs(np.log(found.ratio)))))
     uncertain = 1 / np.sqrt(max(examined.measurement.samples, 1))
     is_stale = distance > STALE_DISTANCE + 2 * uncertain or ratio > STALE_RATIO + 4 * uncertain
-    return (distance, ratio) if is_stale or not np.isfinite(distance) else None
+    return (distance, ratio) if is_stale and np.isfinite(distance) else None
 
 
 def _is_axis_of_channels(place: Place, source: Layer, rank: int | None = None) -> bool:

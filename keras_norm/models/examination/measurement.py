@@ -107,6 +107,7 @@ class Measurement:
     losses: tuple[float, float] | None = None
     """With the statistics of the batch, and in inference mode."""
     finite: bool = True
+    """Whether no output of the model in inference mode is NaN or infinite."""
     passes: int = 0
     samples: int = 0
 
@@ -283,9 +284,10 @@ def _distance(ours: list[Any], theirs: list[Any]) -> float:
     """The root mean square of the difference, over the smaller of the two standard deviations."""
     found = 0.0
     for a, b in zip(_flat(ours), _flat(theirs), strict=True):
-        deviations = sorted((float(a.std()), float(b.std())))
-        smallest = max(deviations[0], 1e-6 * deviations[1], 1e-6 * float(abs(a).max(initial=0.0)), 1e-30)
-        found = max(found, float(np.sqrt(np.square(a - b).mean())) / smallest)
+        difference, size = float(np.sqrt(np.square(a - b).mean())), float(abs(a).max(initial=0.0))
+        deviation = min(float(a.std()), float(b.std()))
+        if difference:  # outputs that are all alike are compared by their size
+            found = max(found, difference / (deviation if deviation > 1e-6 * size else size or difference))
     return found
 
 

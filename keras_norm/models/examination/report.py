@@ -92,6 +92,7 @@ class Report:
         gap: how far the model's outputs in training and inference mode differ, in standard deviations of the outputs,
             of that mode where it is smaller; None without data.
         losses: the loss with the statistics of the batch and in inference mode; None without labels.
+        finite: whether no output of the model is NaN or infinite; None without data.
         samples: the number of samples that were measured.
         passes: the number of forward passes.
         not_examined: for each normalization about which something is not known the reason, by path.
@@ -104,6 +105,7 @@ class Report:
         self.findings: list[Finding] = find(examined)
         self.gap = measurement.gap if measurement else None
         self.losses = measurement.losses if measurement else None
+        self.finite = measurement.finite if measurement else None
         self.samples = measurement.samples if measurement else 0
         self.passes = measurement.passes if measurement else 0
         self.not_examined = {
@@ -117,6 +119,7 @@ class Report:
         return {
             "model": self.model,
             "gap": self.gap,
+            "finite": self.finite,
             "losses": None if self.losses is None else list(self.losses),
             "samples": self.samples,
             "passes": self.passes,
@@ -227,7 +230,7 @@ class Report:
         text += f"Gap between training and inference: {self.gap:.2g}"
         if self.losses is not None:
             text += " (loss {:.3g} and {:.3g})".format(*self.losses)
-        return f"{text}."
+        return f"{text}." if self.finite else f"{text}. Outputs are NaN or infinite."
 
     def _texts(self) -> Iterator[str]:
         """The findings, those of one kind in several layers together."""
