@@ -135,7 +135,7 @@ class Report:
         rows = [tuple(row[k] for k in used) for row in rows]
         widths = [max(len(row[k]) for row in rows) for k in range(len(used))]
         excess = sum(widths) + 2 * (len(widths) - 1) - width
-        widths[0] = max(widths[0] - max(excess, 0), 20)
+        widths[0] = max(widths[0] - max(excess, 0), min(widths[0], 20))
         table = [
             "  ".join(_shortened(cell, size).ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip()
             for row in rows
