@@ -132,6 +132,7 @@ class Instrument:
                 )
         self._observing.run_eagerly = run_eagerly
 
+    @np.errstate(over="ignore", invalid="ignore")  # inputs may be infinite
     def measure(self, batches: list[Batch], threshold: float, verbose: Any = 0) -> Measurement:
         """Runs the model twice on each batch. If the gap exceeds `threshold`, once more for each layer on the first."""
         everyone = frozenset(self._switches)
