@@ -245,7 +245,7 @@ class NormalizationMonitor(_Recording):
                 self._warned.add((finding.name, finding.layer))
                 new.setdefault(finding.name, []).append(finding)
         for name, (first, *others) in new.items():
-            where = f"{name} of {first.layer!r}" + (f" and {len(others)} more layers" if others else "")
+            where = f"{name} of {first.layer!r}" + (f" and {len(others)} more" if others else "")
             warnings.warn(
                 f"NormalizationMonitor: {where} at step {self._step}. {first.message} The cure: {first.cure}",
                 stacklevel=2,
