@@ -294,6 +294,18 @@ def test_drift_is_how_far_the_inputs_in_the_two_modes_are_apart():
     assert second.drift == pytest.approx(np.median(drift), rel=1e-4)
 
 
+def test_a_call_in_training_mode_leaves_the_next_call_alone():
+    norm = kl.BatchNormalization(epsilon=0.01, momentum=0.0)  # whose moving statistics a training call would replace
+    vector = keras.Input((4,))
+    model = keras.Model(vector, norm(norm(vector)))
+    x = images((4,), samples=12, mean=3.0)
+    second = kn.models.examine(model, x, batch_size=12, verbose=0).lines[1]
+    h = x / np.sqrt(1.01)
+    in_training, in_inference = (h - h.mean(0)) / np.sqrt(h.var(0) + 0.01), h / np.sqrt(1.01)
+    spread = min(in_training.std(), in_inference.std())
+    assert second.own_gap == pytest.approx(np.sqrt(((in_training - in_inference) ** 2).mean()) / spread, rel=1e-4)
+
+
 def test_the_gap_is_put_down_to_the_layer_that_makes_it():
     model = network(norm_2=kn.BatchNormalization(name="norm_2"))
     norm_2 = model.get_layer("norm_2")
