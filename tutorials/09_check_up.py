@@ -150,8 +150,8 @@ picture(report)
 
 # %% [markdown]
 # The batch and the moving statistics agree: distances near 0, ratios near 1, a small gap between training and
-# inference, and no findings. `fit` and `evaluate` agree. In the pictures the legends lie inside the axes; their
-# marks are not measurements.
+# inference, and no findings. `fit` and `evaluate` agree. Under each panel of the picture
+# stands what its marks are.
 #
 # ## 1. Moving averages that are late
 #
