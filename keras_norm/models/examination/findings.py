@@ -12,6 +12,7 @@ from keras.layers import Layer
 from keras_norm import arguments, kernels, layers
 from keras_norm._keras import sublayers, uses_weight_decay
 from keras_norm.kernel_layouts import output_axes
+from keras_norm.models.examination import cures
 from keras_norm.models.examination.measurement import Measured, Measurement
 from keras_norm.models.examination.places import Place, positions_in, sets_of
 from keras_norm.models.linear import has_linear_output, is_linear
@@ -89,7 +90,7 @@ def one_position_sets(examined: Examined) -> Iterator[Finding]:
                 "severe",
                 "Each set has a single position, which equals its mean: the output is beta, whatever the input.",
                 {"positions": 1},
-                _larger_sets(examined.model, place),
+                cures.larger_sets(examined.model, place),
             )
 
 
@@ -103,7 +104,7 @@ def small_sets(examined: Examined) -> Iterator[Finding]:
                 "warning",
                 f"A set has {positions} positions. Standardized, they keep little of the input.",
                 {"positions": positions},
-                _larger_sets(examined.model, place),
+                cures.larger_sets(examined.model, place),
             )
     for place, found in sorted(examined.measured(), key=lambda pair: pair[1].global_positions):
         samples, positions = _samples_and_positions(place, found)
@@ -116,7 +117,7 @@ def small_sets(examined: Examined) -> Iterator[Finding]:
                 f"In training a channel's statistics come from {samples} samples ({positions} positions): they are "
                 "noisy, and inference uses others.",
                 {"samples": samples, "positions": positions},
-                _larger_sets(examined.model, place),
+                cures.larger_sets(examined.model, place),
             )
 
 
@@ -186,7 +187,7 @@ def training_inference_gap(examined: Examined) -> Iterator[Finding]:
         )
     cure = "model = keras_norm.models.recalibrate_batch_normalization(model, data, verbose=0)"
     if all(_staleness(examined, m) is None for _, m in examined.measured()):
-        cure = _replaced(examined.model, "keras_norm.GroupNormalization(8)", *guilty)
+        cure = cures.replaced(examined.model, "keras_norm.GroupNormalization(8)", *guilty)
     yield Finding(
         "training_inference_gap",
         worst,
@@ -216,7 +217,7 @@ def statistics_over_time(examined: Examined) -> Iterator[Finding]:
                     "Statistics run through all steps of a sequence: a step depends on later ones, and on how long the "
                     "sequence is.",
                     {"time_axis": 1, "steps": call.shape[1]},
-                    _replaced(examined.model, "keras_norm.LayerNormalization()", place),
+                    cures.replaced(examined.model, "keras_norm.LayerNormalization()", place),
                 )
 
 
@@ -234,7 +235,7 @@ def mask_ignored(examined: Examined) -> Iterator[Finding]:
                 "warning",
                 "The layer gets a mask and ignores it: padding is part of the statistics.",
                 {"masked_calls": len(masked)},
-                _replaced(examined.model, _ours(place.norm), place),
+                cures.replaced(examined.model, cures.ours(place.norm), place),
             )
 
 
@@ -253,7 +254,7 @@ def redundant_bias(examined: Examined) -> Iterator[Finding]:
                 f"The bias of {before.name!r} has no effect: the normalization subtracts it with the mean. It costs "
                 "memory and does no harm: the cure builds an untrained model.",
                 {"biases": int(np.prod(before.bias.shape))},
-                _cloned(f'({{"use_bias": False}} if layer.name == {before.name!r} else {{}})'),
+                cures.cloned(f'({{"use_bias": False}} if layer.name == {before.name!r} else {{}})'),
             )
 
 
@@ -269,7 +270,7 @@ def epsilon_dominates(examined: Examined) -> Iterator[Finding]:
                 f"{100 * found.below_epsilon:.0f} % of the sets have a variance below epsilon={place.norm.epsilon:g}. "
                 "Their outputs are far from variance 1.",
                 {"share": found.below_epsilon, "variance": found.variance, "epsilon": place.norm.epsilon},
-                _changed(examined.model, place, epsilon=smaller),
+                cures.changed(examined.model, place, epsilon=smaller),
             )
 
 
@@ -284,7 +285,7 @@ def float16_overflow(examined: Examined) -> Iterator[Finding]:
                 f"Inputs reach {found.largest:.3g}. float16 ends at {FLOAT16_LIMIT:.0f}.",
                 {"largest": found.largest, "limit": FLOAT16_LIMIT},
                 "weights = model.get_weights(); "
-                + _cloned(repr({"dtype": "mixed_bfloat16"}))
+                + cures.cloned(repr({"dtype": "mixed_bfloat16"}))
                 + "; model.set_weights(weights)",
             )
 
@@ -304,7 +305,7 @@ def float16_statistics(examined: Examined) -> Iterator[Finding]:
             "warning",
             f"{what}: {then}.",
             {"bits": 16, "weights": len(place.layer.weights)},
-            _replaced(examined.model, _ours(place.norm), place),
+            cures.replaced(examined.model, cures.ours(place.norm), place),
         )
 
 
@@ -323,7 +324,7 @@ def channel_axis(examined: Examined) -> Iterator[Finding]:
                     "severe",
                     f"The layer works on axis {axis}, but the channels of {call.source.name!r} lie on axis {channels}.",
                     {"axis": int(axis), "channel_axis": channels},
-                    _changed(examined.model, place, axis=channels),
+                    cures.changed(examined.model, place, axis=channels),
                 )
 
 
@@ -363,7 +364,7 @@ def repeated_normalization(examined: Examined) -> Iterator[Finding]:
                 "warning",
                 f"It normalizes the output of the normalization {place.before.name!r}.",
                 {"normalizations": 2},
-                _replaced(examined.model, "lambda layer: keras.layers.Identity(name=layer.name)", place),
+                cures.replaced(examined.model, "lambda layer: keras.layers.Identity(name=layer.name)", place),
             )
 
 
@@ -383,7 +384,7 @@ def decayed_affine(examined: Examined) -> Iterator[Finding]:
                 "note",
                 "A regularizer pulls gamma or beta to 0.",
                 regularized,
-                _changed(examined.model, place, **dict.fromkeys(regularized)),
+                cures.changed(examined.model, place, **dict.fromkeys(regularized)),
             )
         decayed = [w for w in place.layer.trainable_weights if optimizer and uses_weight_decay(optimizer, w)]
         if decayed:
@@ -480,45 +481,6 @@ def _owns_weights(layer: Layer) -> bool:
 
 def _is_frozen_by_user(layer: Layer) -> bool:
     return not any(weight.trainable for weight in layer.weights)
-
-
-def _larger_sets(model: keras.Model, place: Place) -> str:
-    """A line that gives each set more positions: of all the layers here, those within a sample."""
-    shape = place.calls[0].shape if place.calls else (None, None)
-    axis = getattr(place.norm, "axis", -1)
-    channels = shape[axis if isinstance(axis, int) and -len(shape) <= axis < len(shape) else -1] or 1
-    if all(size == 1 for size in shape[1:]):
-        return _replaced(model, "lambda layer: keras.layers.Identity(name=layer.name)", place)
-    groups = next(g for g in range(max(channels // 8, 1), 0, -1) if channels % g == 0)
-    return _replaced(model, f"keras_norm.GroupNormalization({groups})", place)
-
-
-def _replaced(model: keras.Model, to: str, *places: Place) -> str:
-    """A line that replaces some normalizations, by their names if no other layer is called so."""
-    names = [layer.name for layer in all_layers(model)]
-    attribute = "name" if all(names.count(place.layer.name) == 1 for place in places) else "path"
-    which = [getattr(place.layer, attribute) for place in places]
-    where = f"layer.{attribute} == {which[0]!r}" if len(which) == 1 else f"layer.{attribute} in {which!r}"
-    return f"model = keras_norm.models.replace_normalization(model, {to}, where=lambda layer: {where})"
-
-
-def _ours(norm: Layer) -> str:
-    """The constructor of our layer of the same name, for one of Keras."""
-    options = {name: getattr(norm, name) for name in ("groups", "axis") if hasattr(norm, name)}
-    return f"keras_norm.{type(norm).__name__}({', '.join(f'{name}={value}' for name, value in options.items())})"
-
-
-def _cloned(changes: str) -> str:
-    """A line that builds the model anew with other arguments of its layers."""
-    return (
-        "model = keras.models.clone_model(model, clone_function=lambda layer: "
-        f"type(layer).from_config(layer.get_config() | {changes}))"
-    )
-
-
-def _changed(model: keras.Model, place: Place, **changes: Any) -> str:
-    """A line that changes arguments of a normalization."""
-    return _replaced(model, f"lambda layer: type(layer).from_config(layer.get_config() | {changes!r})", place)
 
 
 def number_of_replicas(model: keras.Model) -> int:

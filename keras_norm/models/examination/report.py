@@ -161,7 +161,7 @@ class Report:
         )
 
     def plot(self, path: str | Path | None = None) -> Any:
-        """Draws the table as a picture, which needs matplotlib.
+        """Draws the table as a picture, by matplotlib (`pip install "keras_norm[tutorials]"`).
 
         Left, for each batch normalization the distance of the batch's means from the moving ones and the ratio of the
         variances, the median channel and the worst. Right, the gap through the depth of the model: that of a layer's
