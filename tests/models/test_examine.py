@@ -144,6 +144,7 @@ def test_a_planted_fault_is_found_at_its_layer_and_its_cure_takes_it_away(plant)
     assert plant.name not in names(plant.examine(scope["model"])), str(plant.examine(scope["model"]))
 
 
+@pytest.mark.quick
 def test_what_the_plants_are_made_of_is_healthy():
     for model, data in [(network(), images()), (sequence(kl.LayerNormalization()), tokens())]:
         report = kn.models.examine(model, data, verbose=0)
@@ -242,6 +243,7 @@ def by_hand():
     return model, x, gamma, mean, variance
 
 
+@pytest.mark.quick
 def test_the_numbers_are_those_of_their_definitions():
     model, x, gamma, mean, variance = by_hand()
     model.compile("sgd", "mse")
@@ -434,6 +436,7 @@ def test_a_model_is_called_as_often_as_the_report_says():
         assert more_than_passes[0] == more_than_passes[1] <= 2  # symbolic calls
 
 
+@pytest.mark.quick
 def test_a_report_is_a_table_html_a_dictionary_and_a_picture(tmp_path):
     model = shifted()
     report = kn.models.examine(model, images(), verbose=0)
