@@ -49,19 +49,19 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tempfile
-
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown, display
 from keras import layers
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 import keras_norm as kn
 import keras_norm.digits  # registers the embedded digits with TFDS
 from keras_norm.models import examine
 
+set_matplotlib_formats("png")  # `display` draws a figure
 tf.get_logger().setLevel("ERROR")
 tfds.disable_progress_bar()
 
@@ -135,23 +135,15 @@ def table(rows, columns=("", "in `fit`", "in `evaluate`, same images")):
     display(Markdown("\n".join(lines)))
 
 
-def picture(report):
-    path = Path(tempfile.mkdtemp()) / "report.png"
-    report.plot(path)
-    display(Image(filename=path, width=800))
-
-
 # %%
 healthy = classifier(lambda name: layers.BatchNormalization(momentum=0.9, name=name))
 table({"healthy": (fitted(healthy), evaluated(healthy))})
 report = examine(healthy, x, y, batch_size=BATCH_SIZE, verbose=0)
-display(report)
-picture(report)
+display(report, report.plot())
 
 # %% [markdown]
 # The batch and the moving statistics agree: distances near 0, ratios near 1, a small gap between training and
-# inference, and no findings. `fit` and `evaluate` agree. Under each panel of the picture
-# stands what its marks are.
+# inference, and no findings. `fit` and `evaluate` agree. Under each panel of the picture stands what its marks are.
 #
 # ## 1. Moving averages that are late
 #
@@ -162,8 +154,7 @@ picture(report)
 stale = classifier(lambda name: layers.BatchNormalization(momentum=0.999, name=name))
 before = fitted(stale), evaluated(stale)
 report = examine(stale, x, y, batch_size=BATCH_SIZE, verbose=0)
-display(report)
-picture(report)
+display(report, report.plot())
 
 # %% [markdown]
 # The report names the fault and its cure, which sets the moving statistics to those of the data. No other weight
@@ -187,14 +178,13 @@ FEW = 200 if FAST else 1500  # images: a step takes as long with 2 of them as wi
 of_two = classifier(lambda name: layers.BatchNormalization(momentum=0.99, name=name), BLOCKS)
 before = fitted(of_two, FEW, batch_size=2), evaluated(of_two, FEW)
 report = examine(of_two, x, y, steps=64, batch_size=2, verbose=0)
-display(report)
-picture(report)
+display(report, report.plot())
 
 # %% [markdown]
 # `fit` is below `evaluate` here: training itself is noisy. The noise grows with the depth, as the positions get fewer
-# (right in the picture). The last moving variances are found to be too small as well, because the variance of two
-# values is on average half of that of many. The cure of `small_sets` is groups of channels of one image, in place of
-# each batch normalization. Weights that were learnt from noise do not become better by it, so the new network is
+# (right in the picture). The last moving variances are found to be too small as well, partly because the variance of
+# two values is on average half of that of many. The cure of `small_sets` is groups of channels of one image, in place
+# of each batch normalization. Weights that were learnt from noise do not become better by it, so the new network is
 # trained from the beginning.
 
 # %%
@@ -311,8 +301,7 @@ whole = kn.models.freeze_batch_normalization(frozen)
 second, before = two_tasks(frozen)
 table({"convolutions": before}, COLUMNS)
 report = examine(second, x, batch_size=BATCH_SIZE, verbose=0)
-display(report)
-picture(report)
+display(report, report.plot())
 
 # %% [markdown]
 # The first head has lost much of its accuracy, although no weight of it or of the convolutions has changed: the
