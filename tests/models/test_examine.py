@@ -317,6 +317,22 @@ def test_the_gap_is_put_down_to_the_layer_that_makes_it():
     assert gap.layer == "norm_2" and gap.numbers["by_layer"]["norm_2"] > 5 * gap.numbers["by_layer"]["norm"]
 
 
+def test_the_cure_of_a_gap_makes_no_sets_of_one_position():
+    keras.utils.set_random_seed(0)
+    layers = [layer for _ in range(4) for layer in (kl.Conv2D(8, 1, use_bias=False), kl.BatchNormalization())]
+    model = keras.Sequential([keras.Input((1, 1, 3)), *layers, kl.Flatten()])
+    data = images((1, 1, 3), 256)
+    kn.models.recalibrate_batch_normalization(model, data, batch_size=256, exact=True, verbose=0)
+    report = kn.models.examine(model, data, batch_size=2, steps=128, verbose=0)
+    (gap,) = [finding for finding in report.findings if finding.name == "training_inference_gap"]
+    assert "stale_moving_statistics" not in names(report) and "where=lambda layer: layer.name in []" not in gap.cure
+    scope = {"keras_norm": keras_norm, "model": model}
+    exec(gap.cure, scope)
+    assert not {"one_position_sets", "training_inference_gap"} & {
+        *names(kn.models.examine(scope["model"], data, verbose=0))
+    }
+
+
 class Dataset(keras.utils.PyDataset):
     def __init__(self, x, y, **kwargs):
         super().__init__(**kwargs)

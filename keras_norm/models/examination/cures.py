@@ -9,15 +9,19 @@ from keras_norm.models.examination.places import Place
 from keras_norm.walk import all_layers
 
 
-def larger_sets(model: keras.Model, place: Place) -> str:
-    """A line that gives each set more positions: of all the layers here, those within a sample."""
-    shape = place.calls[0].shape if place.calls else (None, None)
+def larger_sets(model: keras.Model, *places: Place) -> str:
+    """A line that replaces some normalizations by sets within a sample, of 8 channels where there are as many."""
+    shapes = [place.calls[0].shape if place.calls else (None, None) for place in places]
+    if all(size == 1 for shape in shapes for size in shape[1:]):
+        return replaced(model, "lambda layer: keras.layers.Identity(name=layer.name)", *places)
+    groups = min(_groups(place, shape) for place, shape in zip(places, shapes, strict=True))
+    return replaced(model, f"keras_norm.GroupNormalization({groups})", *places)
+
+
+def _groups(place: Place, shape: tuple[int | None, ...]) -> int:
     axis = getattr(place.norm, "axis", -1)
     channels = shape[axis if isinstance(axis, int) and -len(shape) <= axis < len(shape) else -1] or 1
-    if all(size == 1 for size in shape[1:]):
-        return replaced(model, "lambda layer: keras.layers.Identity(name=layer.name)", place)
-    groups = next(g for g in range(max(channels // 8, 1), 0, -1) if channels % g == 0)
-    return replaced(model, f"keras_norm.GroupNormalization({groups})", place)
+    return next(g for g in range(max(channels // 8, 1), 0, -1) if channels % g == 0)
 
 
 def replaced(model: keras.Model, to: str, *places: Place) -> str:

@@ -176,8 +176,10 @@ def training_inference_gap(examined: Examined) -> Iterator[Finding]:
     if found is None or not found.gap > GAP:
         return
     parts = {place.path: m.output_gap for place, m in examined.measured() if m.output_gap is not None}
-    guilty = [place for place, m in examined.measured() if (m.output_gap or 0.0) > 0.2 * found.gap]
     worst = max(parts, key=lambda path: parts[path] or 0.0)
+    # A shared layer is measured at each of its calls.
+    guilty = {place.path: place for place, m in examined.measured() if (m.output_gap or 0.0) > 0.2 * found.gap}
+    guilty |= {place.path: place for place in examined.places if place.path == worst}
     numbers: dict[str, Any] = {"gap": found.gap, "by_layer": parts}
     losses = ""
     if found.losses is not None:
@@ -187,7 +189,7 @@ def training_inference_gap(examined: Examined) -> Iterator[Finding]:
         )
     cure = "model = keras_norm.models.recalibrate_batch_normalization(model, data, verbose=0)"
     if all(_staleness(examined, m) is None for _, m in examined.measured()):
-        cure = cures.replaced(examined.model, "keras_norm.GroupNormalization(8)", *guilty)
+        cure = cures.larger_sets(examined.model, *guilty.values())
     yield Finding(
         "training_inference_gap",
         worst,
