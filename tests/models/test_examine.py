@@ -204,7 +204,7 @@ def waves():
 
 
 def of_the_tutorials():
-    from tutorials.resnet import cifar_resnet
+    from keras_norm.tutorials.networks import cifar_resnet
 
     return cifar_resnet((32, 32, 3), 10, kl.BatchNormalization, 1, 2), images((32, 32, 3))
 

@@ -1,4 +1,4 @@
-"""The tutorials, importable as they import each other, and a place for their data."""
+"""The experiments, importable as they import each other, and a place for their data."""
 
 import sys
 from pathlib import Path
@@ -8,8 +8,7 @@ import tensorflow_datasets as tfds
 
 import keras_norm.digits  # noqa: F401  registers "digits"
 
-TUTORIALS = Path(__file__).parents[2] / "tutorials"
-sys.path.insert(0, str(TUTORIALS))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tutorials" / "experiments"))
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ import pytest
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
-import data
 from keras_norm.digits import Digits
+from keras_norm.tutorials import data
 from support.backends import tensorflow_only
 
 pytestmark = tensorflow_only

@@ -13,7 +13,7 @@ from support.backends import tensorflow_only
 pytestmark = tensorflow_only
 
 TUTORIALS = Path(__file__).parents[2] / "tutorials"
-NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
+NOTEBOOKS = sorted(TUTORIALS.glob("notebooks/*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 TROUBLE = re.compile(r"\w*Warning\b|WARNING|Traceback")
 LINK = re.compile(r"\]\(([^)\s]+)|\bsrc=\"([^\"]+)")

@@ -26,10 +26,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import data
 import keras_norm as kn
 import workers
 from keras_norm.distribute import DistributedModel
+from keras_norm.tutorials.data import load
 
 NORMALIZATIONS = {
     "BN": lambda: kn.BatchNormalization(momentum=0.9),
@@ -106,7 +106,7 @@ def compare(args):
 def train(args, name, strategy, batch_size, model_class=keras.Model, callbacks=None):
     """Trains a network by fit and prints how it went; returns it and a row for each epoch."""
     keras.utils.set_random_seed(0)  # the same initial weights and order of images in each run
-    images = data.load(args.dataset, args.train_images)
+    images = load(args.dataset, args.train_images)
     training, test = pipelines(images, batch_size)
     model = compiled(strategy, NORMALIZATIONS[name], images, batch_size, model_class)
     began = time.perf_counter()
@@ -205,7 +205,7 @@ def train_on_workers(args):
     whole, killed, name = args.output / "workers", args.output / "killed", "cross-replica BN"
     for folder in (whole, killed):
         shutil.rmtree(folder, ignore_errors=True)
-    data.load(args.dataset)  # written to disk before several workers ask for it
+    load(args.dataset)  # written to disk before several workers ask for it
     command = [__file__, *sys.argv[1:], f"--batch-size={args.batch_size}"]
     print(f"{args.workers} workers, {args.batch_size} images on each")
     workers.finish(workers.start([*command, f"--output={whole}"], whole, args.workers), whole)

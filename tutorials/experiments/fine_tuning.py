@@ -30,11 +30,11 @@ import numpy as np
 import tensorflow as tf
 
 import keras_norm as kn
-from batch_size import positive
-from data import ImageData, in_memory, load
+from command_line import positive
 from distributed import devices
 from keras_norm import models
-from resnet import resnet
+from keras_norm.tutorials.data import ImageData, in_memory, load
+from keras_norm.tutorials.networks import resnet
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -1,6 +1,7 @@
 """Image classification data of `tensorflow_datasets`, by name, as standardized `tf.data` pipelines."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,11 @@ class ImageData:
     train_split: tf.data.Dataset
     test_split: tf.data.Dataset
 
-    def train(self, batch_size: int, seed: int) -> tf.data.Dataset:
-        """Batches of exactly `batch_size` training images, in a new order each epoch."""
+    def train(self, batch_size: int, seed: int, augment: Callable | None = None) -> tf.data.Dataset:
+        """Batches of exactly `batch_size` training images, in a new order each epoch.
+
+        `augment`, if given, changes each batch of images (`shifted_and_flipped`, for example).
+        """
         if batch_size > self.train_size:
             raise ValueError(
                 f"train: batch_size must be at most the number of training images. "
@@ -33,7 +37,8 @@ class ImageData:
             )
         shuffled = self.train_split.shuffle(self.train_size, seed=seed)
         # A smaller last batch would be a second batch size in the experiment, and a second shape to compile.
-        return self._standardized(shuffled.batch(batch_size, drop_remainder=True))
+        batches = self._standardized(shuffled.batch(batch_size, drop_remainder=True))
+        return batches if augment is None else batches.map(lambda x, y: (augment(x), y), tf.data.AUTOTUNE)
 
     def test(self, batch_size: int = 500) -> tf.data.Dataset:
         """All test images, in order."""
@@ -44,6 +49,15 @@ class ImageData:
             return (tf.cast(images, tf.float32) - self.mean) / self.deviation, labels
 
         return batches.map(standardize, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def shifted_and_flipped(images: tf.Tensor) -> tf.Tensor:
+    """Each image moved by up to 2 pixels in each direction, and half of them mirrored: the usual augmentation."""
+    n, height, width, _ = images.shape
+    padded = tf.pad(images, [[0, 0], [2, 2], [2, 2], [0, 0]], "REFLECT")
+    rows, columns = (tf.random.uniform([n, 1], maxval=5, dtype=tf.int32) + tf.range(size) for size in (height, width))
+    shifted = tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+    return tf.image.random_flip_left_right(shifted)
 
 
 def load(name: str, train_images: int | None = None, data_dir: str | None = None) -> ImageData:
@@ -110,7 +124,7 @@ def _check(name: str, info: tfds.core.DatasetInfo) -> None:
 
 def _pixel_statistics(train: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each color over the training images."""
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares = 0, np.zeros(()), np.zeros(())
     for images, _ in train.batch(1000).as_numpy_iterator():
         pixels = images.reshape(-1, images.shape[-1]).astype(np.float64)
         count, total, squares = count + len(pixels), total + pixels.sum(0), squares + (pixels**2).sum(0)

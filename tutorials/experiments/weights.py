@@ -35,7 +35,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_norm as kn
-from data import SUGGESTED, ImageData, load
+from keras_norm.tutorials.data import SUGGESTED, ImageData, load
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

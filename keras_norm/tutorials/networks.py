@@ -2,33 +2,39 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import keras
 from keras import layers
 
 import keras_norm as kn
 
-
-def soon(first: float, last: float) -> kn.schedules.PiecewiseLinear:
-    """The paper's schedule of a correction, for trainings that are a hundred times as short."""
-    return kn.schedules.PiecewiseLinear([50, 400], [first, last])
+Normalization = Callable[..., keras.layers.Layer]
+"""Makes a normalization layer, of the arguments that all have in common (`gamma_initializer`)."""
 
 
-NORMALIZATIONS: dict[str, Callable[[], keras.layers.Layer]] = {
+def renormalization(r_max: float = 3.0, d_max: float = 5.0, **kwargs: Any) -> keras.layers.Layer:
+    """Batch Renormalization with the paper's schedule of its clips, for trainings that are a hundred times as short."""
+
+    def soon(first: float, last: float) -> kn.schedules.PiecewiseLinear:
+        return kn.schedules.PiecewiseLinear([50, 400], [first, last])
+
+    return kn.BatchRenormalization(r_max=soon(1.0, r_max), d_max=soon(0.0, d_max), **kwargs)
+
+
+NORMALIZATIONS: dict[str, Normalization] = {
     "batch": kn.BatchNormalization,
-    "synchronized": lambda: kn.BatchNormalization(synchronized=True),
-    "batch_renorm": lambda: kn.BatchRenormalization(r_max=soon(1.0, 3.0), d_max=soon(0.0, 5.0)),
+    "synchronized": partial(kn.BatchNormalization, synchronized=True),
+    "batch_renorm": renormalization,
     "batch_instance": kn.BatchInstanceNormalization,
-    "group": lambda: kn.GroupNormalization(groups=8),
-    "layer": lambda: kn.LayerNormalization(axis=None),
+    "group": partial(kn.GroupNormalization, groups=8),
+    "layer": partial(kn.LayerNormalization, axis=None),
     "instance": kn.InstanceNormalization,
-    "none": layers.Identity,
+    "none": lambda **_: layers.Identity(),
 }
 
 
-def resnet(
-    image_shape: tuple[int, int, int], classes: int, normalization: Callable[[], keras.layers.Layer]
-) -> keras.Model:
+def resnet(image_shape: tuple[int, int, int], classes: int, normalization: Normalization) -> keras.Model:
     """A convolution, then residual blocks, each of which halves the map, until it is one pixel: logits of `classes`.
 
     8x8 images pass through 2 blocks, 28x28 and 32x32 through 4. In the last block a batch normalization sees as many
@@ -45,34 +51,38 @@ def resnet(
 def cifar_resnet(
     image_shape: tuple[int, int, int],
     classes: int,
-    normalization: Callable[[], keras.layers.Layer],
+    normalization: Normalization,
     blocks: int,
     strides: int,
+    last_gamma: str = "ones",
 ) -> keras.Model:
     """A convolution, three stages of residual blocks, and the mean of the last map: logits of `classes`.
 
     With `blocks` a stage it has 6 `blocks` + 2 layers (He et al., Deep Residual Learning, CVPR 2016,
     https://arxiv.org/abs/1512.03385, section 4.2). Of 32x32 pixels it makes a last map of 8x8, with `strides=2` in the
-    first convolution one of 4x4.
+    first convolution one of 4x4. `last_gamma` initializes the gamma at the end of each block.
     """
     inputs = keras.Input(image_shape)
     x = layers.ReLU()(convolution(inputs, 16, 3, strides, normalization))
     for filters in (16, 32, 64):
         for block in range(blocks):
-            x = residual_block(x, filters, 2 if filters > 16 and block == 0 else 1, normalization)
+            x = residual_block(x, filters, 2 if filters > 16 and block == 0 else 1, normalization, last_gamma)
     return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling2D()(x)))
 
 
-def residual_block(x, filters: int, strides: int, normalization: Callable[[], keras.layers.Layer]):
-    """Two convolutions beside one of a single pixel, which is left out where nothing changes shape."""
+def residual_block(x: Any, filters: int, strides: int, normalization: Normalization, last_gamma: str = "ones") -> Any:
+    """Two convolutions beside one of a single pixel, which is left out where nothing changes shape.
+
+    With `last_gamma="zeros"` the block starts as its shortcut (Wu & He 2018, section 4.1, after Goyal et al. 2017).
+    """
     h = layers.ReLU()(convolution(x, filters, 3, strides, normalization))
-    h = convolution(h, filters, 3, 1, normalization)
+    h = convolution(h, filters, 3, 1, partial(normalization, gamma_initializer=last_gamma))
     changes = strides > 1 or x.shape[-1] != filters
     shortcut = convolution(x, filters, 1, strides, normalization) if changes else x
     return layers.ReLU()(layers.Add()([shortcut, h]))
 
 
-def convolution(x, filters: int, size: int, strides: int, normalization: Callable[[], keras.layers.Layer]):
+def convolution(x: Any, filters: int, size: int, strides: int, normalization: Normalization) -> Any:
     """A convolution without bias, and the normalization."""
     x = layers.Conv2D(filters, size, strides, "same", use_bias=False, kernel_initializer="he_normal")(x)
     return normalization()(x)

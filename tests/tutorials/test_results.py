@@ -1,0 +1,29 @@
+"""The tables of docs/results.md: each is what its experiment makes of the stored rows."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from keras_norm.tutorials import tables
+from support.backends import tensorflow_only
+
+pytestmark = tensorflow_only
+
+DOCS = Path(__file__).parents[2] / "docs"
+STORED = {  # the rows in docs/results, and the experiment that made them
+    "batch_size_digits": "batch_size",
+}
+
+
+@pytest.mark.parametrize(("rows", "experiment"), STORED.items())
+def test_the_tables_are_recomputed_from_the_stored_rows(rows, experiment):
+    results = importlib.import_module(experiment).results(tables.read(DOCS / "results" / f"{rows}.csv"))
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    missing = [name for name, table in results.items() if tables.markdown(table, name) not in page]
+    assert missing == []
+
+
+def test_every_file_of_rows_has_its_experiment():
+    speed = {path.stem for path in (DOCS / "results").glob("speed_*.csv")}  # of the benchmarks
+    assert {path.stem for path in (DOCS / "results").glob("*.csv")} - speed == set(STORED)
