@@ -28,6 +28,7 @@ from distributed import devices
 from keras_norm.tutorials import figures, tables
 from keras_norm.tutorials.data import ImageData, load, shifted_and_flipped
 from keras_norm.tutorials.networks import NETWORKS, NORMALIZATIONS, Normalization
+from keras_norm.tutorials.training import compile_classifier, error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,10 +84,10 @@ def experiment(data: ImageData, args: argparse.Namespace, strategy: tf.distribut
         for batch_size in args.batch_sizes:
             for seed in range(args.seeds):
                 progress = Progress(f"{name:>14}, batch size {batch_size:>3}, seed {seed}", args.epochs)
-                error = test_error(data, name, batch_size * args.replicas, seed, strategy, args, progress)
-                progress.finish(f"error {error:4.1f} %")
+                percent = test_error(data, name, batch_size * args.replicas, seed, strategy, args, progress)
+                progress.finish(f"error {percent:4.1f} %")
                 run = {"dataset": args.dataset, "normalization": name, "batch_size": batch_size, "seed": seed}
-                yield run | {"epochs": args.epochs, "error": error}
+                yield run | {"epochs": args.epochs, "error": percent}
 
 
 def test_error(
@@ -102,21 +103,15 @@ def test_error(
     keras.utils.set_random_seed(seed)
     alone = strategy.num_replicas_in_sync == 1
     steps = args.epochs * (data.train_size // images)
-    rate = keras.optimizers.schedules.CosineDecay(learning_rate(args, images), steps)
     with strategy.scope():
         model = network(data, NORMALIZATIONS[name], name, args)
-        model.compile(
-            optimizer=keras.optimizers.SGD(rate, momentum=0.9, weight_decay=args.weight_decay),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            # Steps on small batches are short: compiled, and 32 at a call, one on 2 digits takes 1/7 of the CPU time.
-            jit_compile=alone,
-            steps_per_execution=32 if alone else 1,
+        rate = learning_rate(args, images)
+        compile_classifier(
+            model, rate, steps, args.weight_decay, jit_compile=alone, steps_per_execution=32 if alone else 1
         )
     batches = data.train(images, seed, shifted_and_flipped if args.augment else None)
     model.fit(batches, epochs=args.epochs, shuffle=False, verbose=0, callbacks=[progress])
-    _, accuracy = model.evaluate(data.test(), verbose=0)
-    return round(100 * (1 - accuracy), 2)
+    return error(model, data.test())
 
 
 def network(data: ImageData, normalization: Normalization, name: str, args: argparse.Namespace) -> keras.Model:
