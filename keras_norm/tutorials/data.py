@@ -28,7 +28,7 @@ class ImageData:
     def train(self, batch_size: int, seed: int, augment: Callable | None = None) -> tf.data.Dataset:
         """Batches of exactly `batch_size` training images, in a new order each epoch.
 
-        `augment`, if given, changes each batch of images (`shifted_and_flipped`, for example).
+        `augment`, if given, changes each batch of images (`mirrored`, for example).
         """
         if batch_size > self.train_size:
             raise ValueError(
@@ -51,13 +51,17 @@ class ImageData:
         return batches.map(standardize, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def shifted_and_flipped(images: tf.Tensor) -> tf.Tensor:
-    """Each image moved by up to 2 pixels in each direction, and half of them mirrored: the usual augmentation."""
+def mirrored(images: tf.Tensor) -> tf.Tensor:
+    """Half of the images, chosen at random, mirrored."""
+    return tf.image.random_flip_left_right(images)
+
+
+def shifted_and_mirrored(images: tf.Tensor) -> tf.Tensor:
+    """Each image moved by up to 2 pixels in each direction, and half of them mirrored: the usual choice for CIFAR."""
     n, height, width, _ = images.shape
     padded = tf.pad(images, [[0, 0], [2, 2], [2, 2], [0, 0]], "REFLECT")
     rows, columns = (tf.random.uniform([n, 1], maxval=5, dtype=tf.int32) + tf.range(size) for size in (height, width))
-    shifted = tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
-    return tf.image.random_flip_left_right(shifted)
+    return mirrored(tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1))
 
 
 def load(name: str, train_images: int | None = None, data_dir: str | None = None) -> ImageData:

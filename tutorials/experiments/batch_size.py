@@ -1,7 +1,7 @@
 """The experiment that made Group Normalization known: the error of one network against its batch size.
 
     python tutorials/experiments/batch_size.py                 # the digits, in a few minutes on two CPU cores
-    python tutorials/experiments/batch_size.py --dataset cifar10 --network resnet20 --augment --zero-gamma --epochs 40
+    python tutorials/experiments/batch_size.py --dataset cifar10 --network resnet20 --augment mirror --epochs 40
 
 Trains a small residual network for each normalization, batch size and seed, always for the same number of epochs
 and with a learning rate in proportion to the batch size (Wu & He, Group Normalization, ECCV 2018,
@@ -26,9 +26,11 @@ import tensorflow as tf
 from command_line import Progress, parser, positive, record
 from distributed import devices
 from keras_norm.tutorials import figures, tables
-from keras_norm.tutorials.data import ImageData, load, shifted_and_flipped
+from keras_norm.tutorials.data import ImageData, load, mirrored, shifted_and_mirrored
 from keras_norm.tutorials.networks import NETWORKS, NORMALIZATIONS, Normalization
 from keras_norm.tutorials.training import compile_classifier, error
+
+AUGMENTATIONS = {"mirror": mirrored, "shift_and_mirror": shifted_and_mirrored}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +73,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--epochs", type=positive, default=10, metavar="N", help="passes over the training images, in every run")
     add("--learning-rate", type=float, default=0.1, help="at batch size 32, in proportion at others; falls to 0")
     add("--weight-decay", type=float, help="decoupled from the loss; none if not given")
-    add("--augment", action="store_true", help="shift and mirror the training images")
+    add("--augment", choices=AUGMENTATIONS, help="how to change the training images; not at all if not given")
     add("--zero-gamma", action="store_true", help="start the last gamma of each residual block at 0")
     add("--r-max", type=float, default=3.0, help="last clip of r in batch_renorm")
     add("--d-max", type=float, default=5.0, help="last clip of d in batch_renorm")
@@ -109,7 +111,7 @@ def test_error(
         compile_classifier(
             model, rate, steps, args.weight_decay, jit_compile=alone, steps_per_execution=32 if alone else 1
         )
-    batches = data.train(images, seed, shifted_and_flipped if args.augment else None)
+    batches = data.train(images, seed, AUGMENTATIONS.get(args.augment))
     model.fit(batches, epochs=args.epochs, shuffle=False, verbose=0, callbacks=[progress])
     return error(model, data.test())
 
