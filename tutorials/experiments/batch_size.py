@@ -9,6 +9,7 @@ https://arxiv.org/abs/1803.08494, figure 1). Writes each run to a CSV file; prin
 """
 
 import argparse
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -81,15 +82,13 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def experiment(data: ImageData, args: argparse.Namespace, strategy: tf.distribute.Strategy) -> Iterator[dict[str, Any]]:
-    """Trains and tests every normalization at every batch size from every seed; the seed varies last."""
-    for name in args.normalizations:
-        for batch_size in args.batch_sizes:
-            for seed in range(args.seeds):
-                progress = Progress(f"{name:>14}, batch size {batch_size:>3}, seed {seed}", args.epochs)
-                percent = test_error(data, name, batch_size * args.replicas, seed, strategy, args, progress)
-                progress.finish(f"error {percent:4.1f} %")
-                run = {"dataset": args.dataset, "normalization": name, "batch_size": batch_size, "seed": seed}
-                yield run | {"epochs": args.epochs, "error": percent}
+    """Trains and tests every normalization at every batch size, then all of them again from the next seed."""
+    for seed, name, batch_size in itertools.product(range(args.seeds), args.normalizations, args.batch_sizes):
+        progress = Progress(f"seed {seed}, {name:>14}, batch size {batch_size:>3}", args.epochs)
+        percent = test_error(data, name, batch_size * args.replicas, seed, strategy, args, progress)
+        progress.finish(f"error {percent:4.1f} %")
+        run = {"dataset": args.dataset, "normalization": name, "batch_size": batch_size, "seed": seed}
+        yield run | {"epochs": args.epochs, "error": percent}
 
 
 def test_error(
@@ -149,7 +148,7 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
     figures.batch_size_axis(axes, runs["batch_size"].unique())
-    axes.set_ylabel("test error (%), log scale" if axes.get_yscale() == "log" else "test error (%)")
+    axes.set_ylabel("test error (%), " + ("log scale" if axes.get_yscale() == "log" else "axis not from 0"))
     axes.set_title(f"{runs['dataset'][0]}, {runs['epochs'][0]} epochs, {np.unique(runs['seed']).size} seeds")
     axes.grid(alpha=0.3)
     figure.legend(title="normalization", loc="outside right upper")
