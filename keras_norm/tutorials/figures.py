@@ -35,6 +35,11 @@ STYLES: dict[str, Style] = {
     "layer": Style("LN", GREEN, "P"),
     "instance": Style("IN", ORANGE, "X"),
     "none": Style("none", BLACK, "x"),
+    "by_index": Style("by index", VERMILLION, "s"),
+    "shuffled": Style("shuffled before training", SKY, "d"),
+    "reshuffled": Style("shuffled after an epoch", BLACK, "*"),
+    "similar": Style("similar, after an epoch", GREEN, "<"),
+    "mixed": Style("mixed, after an epoch", PURPLE, ">"),
 }
 
 
