@@ -74,6 +74,17 @@ def test_batches_are_full_and_come_in_another_order_each_epoch(data_dir):
     assert epochs[0] != epochs[1]
 
 
+def test_images_are_shifted_by_at_most_two_pixels_and_half_of_them_mirrored():
+    images = np.random.default_rng(0).normal(size=(64, 6, 7, 2)).astype("float32")
+    padded = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)], "reflect")
+    mirrored = 0
+    for padding, changed in zip(padded, data.shifted_and_mirrored(images).numpy(), strict=True):
+        windows = [padding[i : i + 6, j : j + 7] for i in range(5) for j in range(5)]
+        assert any((changed == window).all() or (changed == window[:, ::-1]).all() for window in windows)
+        mirrored += any((changed == window[:, ::-1]).all() for window in windows)
+    assert 16 < mirrored < 48
+
+
 @pytest.mark.slow
 def test_a_pass_that_stops_early_takes_no_images_away(data_dir):
     for _ in range(10):  # without the care that `load` takes, about one in two loses images
