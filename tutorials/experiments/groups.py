@@ -96,9 +96,9 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def experiment(data: ImageData, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Trains, measures and tests every grouping from every seed; a row for each layer."""
-    for name in args.groupings:
-        for seed in range(args.seeds):
+    """Trains, measures and tests every grouping from every seed, whole seeds first; a row for each layer."""
+    for seed in range(args.seeds):
+        for name in args.groupings:
             progress = Progress(f"{name:>10}, seed {seed}", args.epochs)
             rows = run(data, name, seed, args, progress)
             progress.finish(f"error {rows[0]['error']:4.1f} %, in other groups {rows[0]['error_elsewhere']:4.1f} %")
