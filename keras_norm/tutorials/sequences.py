@@ -84,7 +84,7 @@ def language_reference() -> str:
     Every installation of Python has them as `pydoc_data.topics`. The text differs a little from one version of Python
     to the next: 3.11.7 has 370,000 characters.
     """
-    paragraphs = (paragraph for name in sorted(topics) for paragraph in topics[name].split("\n\n"))
+    paragraphs = (paragraph.strip("\n") for name in sorted(topics) for paragraph in topics[name].split("\n\n"))
     return "\n\n".join(dict.fromkeys(paragraphs))
 
 

@@ -57,9 +57,13 @@ def bits(logs: dict[str, float]) -> float:
 
 TASKS = {
     # Of ten classes, a constant answer gets 90 % wrong.
-    "pixels": Task(32, 64, 20, 22, "test error (%)", error, goal=40.0, failure=80.0),
+    "pixels": Task(
+        32, batch_size=64, points=20, every=22, measure="test error (%)", of_logs=error, goal=40.0, failure=80.0
+    ),
     # The frequencies of the characters take 4.7 bits.
-    "text": Task(64, 32, 10, 32, "bits per character", bits, goal=3.0, failure=4.0),
+    "text": Task(
+        64, batch_size=32, points=10, every=32, measure="bits per character", of_logs=bits, goal=3.0, failure=4.0
+    ),
 }
 
 
@@ -71,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in args.tasks:
         try:
             sequences = load(name, args)
-        except ValueError as error:
-            flags.error(str(error))
+        except ValueError as wrong:
+            flags.error(str(wrong))
         lengths = [len(x) for x, _ in (sequences.train, sequences.test)]
         print(f"{name}: {lengths} sequences to train and test on, of {sequences.train[0].shape[1]} steps")
         parts.append(record(experiment(name, sequences, args), args.output / f"recurrent_{name}.csv"))
@@ -157,17 +161,12 @@ def results(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
         last = of_task[of_task["step"] == of_task["step"].max()]
         digits = 1 if name == "pixels" else 2
         made[f"{name}: {task.measure}"] = tables.summary(last, "method", "learning_rate", "value", digits)
-        curves = of_task.groupby(["method", "learning_rate", "seed"], sort=False)
-        reached = curves.apply(lambda curve: first_step(curve, task.goal), include_groups=False).rename("step")
-        made[f"{name}: steps to {task.goal:g}"] = by_rate(reached.reset_index(), "step", median_of_reached)
+        steps = of_task.assign(step=of_task["step"].where(of_task["value"] <= task.goal, math.inf))
+        first = steps.groupby(["method", "learning_rate", "seed"], sort=False)["step"].min().reset_index()
+        made[f"{name}: steps to {task.goal:g}"] = by_rate(first, "step", median_of_reached)
         failed = last.assign(failed=~(last["value"] < task.failure))  # not a number is a failure too
         made[f"{name}: failed runs"] = by_rate(failed, "failed", lambda of: f"{of.sum()} of {len(of)}")
     return made
-
-
-def first_step(curve: pd.DataFrame, goal: float) -> float:
-    """The step of the first point at or below `goal`, infinite if there is none."""
-    return curve.loc[curve["value"] <= goal, "step"].min() if (curve["value"] <= goal).any() else math.inf
 
 
 def median_of_reached(steps: pd.Series) -> str:

@@ -1,0 +1,182 @@
+"""Recurrent networks: the sequences, the networks, the experiment on a tiny budget, and what the pages say of it."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_digits
+
+import recurrent
+from keras_norm.tutorials import data, sequences
+from support.backends import tensorflow_only
+
+pytestmark = tensorflow_only
+
+
+def sorted_rows(x, y):
+    return sorted((*row, label) for row, label in zip(x.tolist(), y.tolist(), strict=True))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def standardized(x, epsilon=1e-3):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon)
+
+
+def test_the_pixels_of_a_digit_come_row_by_row(data_dir):
+    found = sequences.pixels("digits", data_dir=str(data_dir))
+    digits = load_digits()
+    images, is_test = digits.images.reshape(-1, 64).astype(int), np.arange(1797) % 5 == 0
+    assert sorted_rows(*found.test) == sorted_rows(images[is_test], digits.target[is_test])
+    assert sorted_rows(*found.train) == sorted_rows(images[~is_test], digits.target[~is_test])
+    assert (found.tokens, found.classes, found.every_step) == (17, 10, False)
+
+
+def test_images_with_colors_are_no_sequence_of_gray_levels(monkeypatch):
+    monkeypatch.setattr(data, "load", lambda *_: SimpleNamespace(image_shape=(8, 8, 3)))
+    with pytest.raises(ValueError, match=r"the images must be gray. Received: 'cifar10' of shape \(8, 8, 3\)"):
+        sequences.pixels("cifar10")
+
+
+def test_the_target_of_a_character_is_the_next_one():
+    text = "".join(chr(97 + i % 26) for i in range(1000))
+    found = sequences.characters(text, length=9)
+    assert found.every_step
+    assert sequences.decoded(found.train[0][0]) == "abcdefghi"
+    assert sequences.decoded(found.train[1][0]) == "bcdefghij"
+    pieces = [sequences.decoded(np.append(x, y[-1:])) for x, y in zip(*found.train, strict=True)]
+    assert "".join(pieces) == text[:900]
+    assert sequences.decoded(found.test[0][0]) == text[900:909]
+    assert len(found.test[0]) == 10
+
+
+def test_a_character_outside_the_alphabet_is_a_question_mark():
+    assert sequences.decoded(sequences.encoded("“a”\u2013ß\n~")) == '"a"-?\n~'
+
+
+def test_the_language_reference_says_nothing_twice():
+    text = sequences.language_reference()
+    paragraphs = text.split("\n\n")
+    assert len(paragraphs) == len(set(paragraphs))
+    assert 250_000 < len(text) < 700_000
+    assert np.mean(sequences.encoded(text) == sequences.ALPHABET.index("?")) < 0.001
+
+
+def test_a_pass_shows_each_training_sequence_once_in_a_new_order():
+    x = np.arange(12, dtype=np.int32)[:, None]
+    batches = iter(sequences.Sequences(12, 12, (x, x[:, 0]), (x, x[:, 0])).train_batches(4, seed=0))
+    passes = [np.concatenate([next(batches)[1].numpy() for _ in range(3)]) for _ in range(2)]
+    assert [sorted(each) for each in passes] == [list(range(12))] * 2
+    assert list(passes[0]) != list(passes[1])
+
+
+@pytest.mark.parametrize("method", sequences.METHODS)
+def test_the_networks_differ_by_gamma_and_beta_alone(method):
+    u, tokens, classes = 5, 7, 3
+    x = np.zeros((4, 6), np.int32)
+    model = sequences.network(sequences.Sequences(tokens, classes, (x, x[:, 0]), (x, x[:, 0])), method, u)
+    plain = 16 * tokens + 4 * u * (16 + u + 1) + (u + 1) * classes
+    # LN: two pairs for the products, one for the state. BN: gamma, beta and two averages, for the inputs and outputs.
+    extra = {"lstm": 0, "batch_norm_lstm": 4 * (16 + u)}.get(method, 2 * (4 * u + 4 * u + u))
+    assert model.count_params() == plain + extra
+    assert model(x).shape == (4, classes)
+
+
+@pytest.mark.parametrize("method", sequences.METHODS)
+def test_a_text_has_an_answer_at_each_step(method):
+    x = np.zeros((4, 6), np.int32)
+    model = sequences.network(sequences.Sequences(7, 7, (x, x), (x, x)), method, 5)
+    assert model(x).shape == (4, 6, 7)
+
+
+def test_the_cell_of_the_paper_keeps_its_state_as_a_sum():
+    random = np.random.default_rng(0)
+    x, h, c = (random.normal(2.0, 3.0, (3, size)) for size in (2, 5, 5))
+    cell = sequences.SumStateLSTMCell(5, bias_initializer="normal", beta_initializer="normal", dtype="float64")
+    cell(x, [h, c])
+    kernel, recurrent_kernel, bias, _, kernel_beta, _, recurrent_beta, _, state_beta = map(np.array, cell.weights)
+    z = standardized(x @ kernel) + kernel_beta + standardized(h @ recurrent_kernel) + recurrent_beta + bias
+    i, f, g, o = np.split(z, 4, axis=-1)
+    new_c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    new_h = sigmoid(o) * np.tanh(standardized(new_c) + state_beta)
+    output, states = cell(x, [h, c])
+    np.testing.assert_allclose(output, new_h, rtol=1e-6)
+    np.testing.assert_allclose(states[1], new_c, rtol=1e-6)
+
+
+def rows_of(method, rate, seed, values, task="pixels"):
+    of_run = {"task": task, "method": method, "learning_rate": rate, "seed": seed}
+    return [of_run | {"step": 22 * point, "value": value} for point, value in enumerate(values, 1)]
+
+
+def test_the_tables_show_the_end_the_time_to_the_goal_and_the_failures():
+    runs = rows_of("lstm", 0.1, 0, [50.0, 40.0, 41.0]) + rows_of("lstm", 0.1, 1, [90.0, 80.0, 39.0])
+    runs += rows_of("lstm", 0.1, 2, [90.0, 90.0, 79.0])
+    runs += rows_of("layer_norm_lstm", 0.1, 0, [30.0, 80.0, 80.0]) + rows_of("layer_norm_lstm", 0.1, 1, [90.0] * 3)
+    runs += rows_of("layer_norm_lstm", 0.1, 2, [90.0, 90.0, float("nan")])
+    found = recurrent.results(pd.DataFrame(runs))
+    assert list(found) == ["pixels: test error (%)", "pixels: steps to 40", "pixels: failed runs"]
+    first, second, third = (table[0.1].to_dict() for table in found.values())
+    assert first["LSTM"] == "53.0 ± 22.5"
+    assert second == {"LSTM": "66 (2 of 3)", "LN-LSTM": "never (1 of 3)"}
+    assert third == {"LSTM": "0 of 3", "LN-LSTM": "3 of 3"}
+
+
+@pytest.mark.slow
+def test_a_run_owes_nothing_to_the_run_before(monkeypatch):
+    tiny = recurrent.TASKS["text"]._replace(units=3, batch_size=2, every=2)
+    monkeypatch.setitem(recurrent.TASKS, "text", tiny)
+    found = sequences.characters("The quick brown fox jumps over the lazy dog. " * 30, length=8)
+    training = recurrent.Training("text", found, "batch_norm_lstm")
+    silent = keras.callbacks.Callback()
+    first = training.run(0.1, 0, 2, silent)
+    other = training.run(0.01, 1, 2, silent)
+    assert training.run(0.1, 0, 2, silent) == pytest.approx(first, rel=1e-5)
+    assert other != pytest.approx(first, rel=1e-3)
+    keras.utils.set_random_seed(0)
+    model = sequences.network(found, "batch_norm_lstm", 3)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.1), loss, metrics=["accuracy"])
+    history = model.fit(
+        found.train_batches(2, 0), epochs=2, steps_per_epoch=2, validation_data=found.test_batches(), verbose=0
+    ).history
+    assert first == pytest.approx(np.array(history["val_loss"]) / np.log(2), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_experiment_writes_every_run_and_the_figure(data_dir, tmp_path):
+    budget = ["--points", "1", "--seeds", "2", "--train-images", "64", "--learning-rates", "0.01"]
+    done = subprocess.run(
+        [sys.executable, recurrent.__file__, *budget, "--methods", "lstm", "layer_norm_lstm", "--output", tmp_path],
+        env={**os.environ, "TFDS_DATA_DIR": str(data_dir)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for task, step in (("pixels", 22), ("text", 32)):
+        rows = pd.read_csv(tmp_path / f"recurrent_{task}.csv")
+        found = list(rows[["task", "method", "learning_rate", "seed", "step"]].itertuples(index=False, name=None))
+        assert found == [(task, name, 0.01, seed, step) for name in ("lstm", "layer_norm_lstm") for seed in (0, 1)]
+        assert f"| {task}: {recurrent.TASKS[task].measure} | 0.01 |" in done.stdout
+    assert (tmp_path / "recurrent.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--methods gru", "layer_norm_lstm"),
+        ("--points 0", "must be a positive integer. Received: '0'"),
+        ("--dataset digitz", "Received: 'digitz' (close: digits"),
+    ],
+)
+def test_a_wrong_value_is_answered_by_the_right_ones(data_dir, capsys, flags, message):
+    with pytest.raises(SystemExit, match="2"):
+        recurrent.main([*flags.split(), "--data-dir", str(data_dir)])
+    assert message in capsys.readouterr().err.splitlines()[-1]
