@@ -22,7 +22,7 @@ SHOWN = 0.75
 """How often a cell shows an item, where there are several cells."""
 FOREGROUND = 0.3
 """An item covers the pixels that have at least this share of its maximum."""
-NOISE = 0.1
+NOISE = 0.05
 """The standard deviation of the noise, where an item is as bright as 1."""
 
 Scene = dict[str, tf.Tensor]

@@ -1,0 +1,248 @@
+"""What segmentation.py and detection.py share: a trained backbone, and what to do with its normalizations."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+import keras_norm as kn
+from command_line import Progress, parser, positive
+from distributed import devices
+from keras_norm.tutorials import dense, figures, scenes, tables
+
+GROUPS = 4
+BODIES = {"batch": kn.BatchNormalization, "group": partial(kn.GroupNormalization, groups=GROUPS)}
+EXECUTION = 16
+"""Steps in a call, on one device."""
+
+
+def own_copy(body: keras.Model) -> keras.Model:
+    """The same backbone with variables of its own."""
+    return kn.models.replace_normalization(body, lambda norm: norm)
+
+
+def group(body: keras.Model) -> keras.Model:
+    """The backbone with Group Normalization, which takes over gamma and beta."""
+    return kn.models.replace_normalization(body, BODIES["group"]())
+
+
+class Method(NamedTuple):
+    """Which backbone is taken, how it is converted, and what normalizes the layers that are new."""
+
+    body: str
+    convert: Callable[[keras.Model], keras.Model]
+    heads: dense.Normalization | None
+
+
+METHODS = {
+    "batch": Method("batch", own_copy, BODIES["batch"]),
+    "synchronized": Method(
+        "batch", kn.models.synchronize_batch_normalization, partial(kn.BatchNormalization, synchronized=True)
+    ),
+    "frozen": Method("batch", kn.models.freeze_batch_normalization, None),
+    "frozen_group": Method("batch", kn.models.freeze_batch_normalization, BODIES["group"]),
+    "converted": Method("batch", group, BODIES["group"]),
+    "group": Method("group", own_copy, BODIES["group"]),
+}
+ALONE = ("batch", "frozen", "frozen_group", "converted", "group")
+
+
+class Setting(NamedTuple):
+    """How many images a step sees, and for how many steps relative to one device with the usual number of images."""
+
+    images: int
+    replicas: int
+    length: float
+
+    def name(self, usual: int) -> str:
+        """In words, the name of a column."""
+        where = f"{self.replicas} × {self.images}"
+        return where if self.replicas == 1 else f"{where}, as many {'steps' if self.length == 1 else 'images'}"
+
+
+class Task(NamedTuple):
+    """A network on top of the backbone, and how it is trained and scored."""
+
+    network: Callable[..., keras.Model]
+    target: Callable[[scenes.Scene], tf.Tensor]
+    loss: Any
+    score: Callable[[keras.Model], float]
+
+
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """The flags, with the default run's values."""
+    flags = parser(description)
+    add = flags.add_argument
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what to compare")
+    add("--images", type=positive, default=2, metavar="N", help="images a step, on each device")
+    add("--single", nargs="*", choices=ALONE, default=["batch", "group"], help="what to train at 1 image a step too")
+    add("--lengths", nargs="+", choices=["images", "steps"], default=["images", "steps"], help="as many as one device")
+    add("--replicas", nargs="+", type=positive, default=[2, 4], metavar="N", help="devices that synchronize")
+    add("--steps", type=positive, default=320, metavar="N", help="steps on one device; a multiple of 16")
+    add("--learning-rate", type=float, default=0.003, help="of Adam, the same at all settings; falls to 0")
+    add("--pretraining-steps", type=positive, default=800, metavar="N", help="steps of the classifier, at 32 images")
+    add("--train-scenes", type=positive, default=800, metavar="N", help="different training scenes")
+    add("--test-scenes", type=positive, default=300, metavar="N", help="test scenes")
+    add("--light", type=float, default=0.5, help="how much the light differs from scene to scene; 0 for not at all")
+    return flags
+
+
+def settings(name: str, args: argparse.Namespace) -> list[Setting]:
+    """In which settings the method `name` is trained."""
+    if name == "synchronized":
+        return [Setting(args.images, n, length) for n in args.replicas for length in lengths(n, args)]
+    usual = Setting(args.images, 1, 1.0)
+    return [Setting(1, 1, float(args.images)), usual] if name in args.single and args.images > 1 else [usual]
+
+
+def lengths(replicas: int, args: argparse.Namespace) -> list[float]:
+    """How long `replicas` devices train relative to one."""
+    return [{"images": 1 / replicas, "steps": 1.0}[kept] for kept in args.lengths]
+
+
+def experiment(task: Task, data: scenes.Scenes, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Trains and scores every method in its settings from every seed; the seed varies last.
+
+    A row has the score of the trained network. That of BN is followed by one with recalibrated statistics.
+    """
+    backbones = pretrained(args)
+    kinds = [(name, setting) for name in args.methods for setting in settings(name, args)]
+    for name, setting in kinds:
+        row = {"dataset": args.dataset, "method": name, "images": setting.images, "replicas": setting.replicas}
+        row["setting"] = setting.name(args.images)
+        row["steps"] = round(args.steps * setting.length)
+        for seed, model in trainings(task, data, name, setting, row["steps"], backbones, args):
+            yield row | {"seed": seed, "score": task.score(model)}
+            if name == "batch":
+                batches = data.train(32, seed, task.target)
+                kn.models.recalibrate_batch_normalization(model, batches, data.train_size // 32, verbose=0)
+                yield row | {"method": "recalibrated", "seed": seed, "score": task.score(model)}
+
+
+def pretrained(args: argparse.Namespace) -> dict[str, list[keras.Model]]:
+    """For each normalization a backbone from each seed, trained to classify scenes of a single item."""
+    items = scenes.load(args.dataset, 4 * args.train_scenes, args.test_scenes, 1, args.light, args.data_dir)
+    batches = partial(items.train, 32, target=scenes.label)
+    bodies = {}
+    for name in dict.fromkeys(METHODS[method].body for method in args.methods):
+        progress = Progress(f"{name}: {args.seeds} classifiers", 1)
+        model, bodies[name], errors = None, [], []
+        for seed in range(args.seeds):
+            keras.utils.set_random_seed(seed)
+            body = dense.backbone(BODIES[name])
+            start = dense.classifier(body, items.classes)
+            if model is None:
+                model = start
+                loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+                optimizer = compiled(model, loss, 0.005, args.pretraining_steps, metrics=["accuracy"])
+            restart(model, start.get_weights(), optimizer)
+            model.fit(batches(seed), steps_per_epoch=args.pretraining_steps, shuffle=False, verbose=0)
+            _, accuracy = model.evaluate(items.test(scenes.label), verbose=0)
+            errors.append(100 * (1 - accuracy))
+            bodies[name].append(own_copy(model.get_layer("backbone")))
+        progress.finish(f"test error {tables.spread(errors)} %")
+    return bodies
+
+
+def trainings(
+    task: Task,
+    data: scenes.Scenes,
+    name: str,
+    setting: Setting,
+    steps: int,
+    backbones: dict[str, list[keras.Model]],
+    args: argparse.Namespace,
+) -> Iterator[tuple[int, keras.Model]]:
+    """The seed and the trained network, for each seed. All seeds share one network, which is compiled once."""
+    alone = setting.replicas == 1
+    strategy = tf.distribute.get_strategy() if alone else tf.distribute.MirroredStrategy(placed(setting.replicas))
+    images = setting.images * setting.replicas
+    model = None
+    for seed in range(args.seeds):
+        progress = Progress(f"{name}, {setting.name(args.images)}, seed {seed}", 1)
+        with strategy.scope():
+            keras.utils.set_random_seed(seed)
+            start = network(task, METHODS[name], backbones[METHODS[name].body][seed], data.classes)
+            if model is None:
+                model = start
+                optimizer = compiled(model, task.loss, args.learning_rate, steps, alone)
+            restart(model, start.get_weights(), optimizer)
+        batches = data.train(images, seed, task.target)
+        history = model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history
+        progress.finish(f"loss {history['loss'][-1]:.3f}")
+        yield seed, model
+
+
+def network(task: Task, method: Method, body: keras.Model, classes: int) -> keras.Model:
+    """The network of the task on the converted backbone."""
+    return task.network(method.convert(body), classes, method.heads)
+
+
+def compiled(
+    model: keras.Model, loss: Any, rate: float, steps: int, alone: bool = True, metrics: list[str] | None = None
+) -> list[np.ndarray]:
+    """Compiles the model with Adam at a rate that falls to 0; returns the state of the optimizer before training."""
+    model.compile(
+        optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
+        loss=loss,
+        metrics=metrics,
+        jit_compile=alone,  # XLA cannot be used with several replicas
+        steps_per_execution=EXECUTION if alone else 1,
+    )
+    model.optimizer.build(model.trainable_variables)
+    return [np.array(variable) for variable in model.optimizer.variables]
+
+
+def restart(model: keras.Model, weights: list[np.ndarray], optimizer: list[np.ndarray]) -> None:
+    """Gives the compiled model the weights and its optimizer the state to start from."""
+    model.set_weights(weights)
+    for variable, value in zip(model.optimizer.variables, optimizer, strict=True):
+        variable.assign(value)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Makes the devices, before TensorFlow is used."""
+    if "synchronized" in args.methods:
+        # Each device holds a thread while it waits for the sums of the others.
+        tf.config.threading.set_inter_op_parallelism_threads(4 * max(args.replicas))
+        devices(max(args.replicas))
+
+
+def placed(replicas: int) -> list[str]:
+    """The first devices."""
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    return [f"{kind}:{i}" for i in range(replicas)]
+
+
+def results(runs: pd.DataFrame, corner: str) -> dict[str, pd.DataFrame]:
+    """The table of the experiment: mean and standard deviation over the seeds, by devices × images on each."""
+    order = runs.sort_values(["replicas", "images", "steps"], kind="stable")["setting"].unique()
+    return {corner: tables.summary(runs, "method", "setting", "score")[order]}
+
+
+def draw(runs: pd.DataFrame, axis: str, path: Path) -> None:
+    """A row for each method and setting: a mark for each run, and a line at their mean."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    kinds = [kind for kind, _ in groupby(zip(runs["method"], runs["setting"], strict=True))]
+    kinds = list(dict.fromkeys(kinds))
+    for place, (name, setting) in enumerate(kinds):
+        scores = runs[(runs["method"] == name) & (runs["setting"] == setting)]["score"]
+        _, color, marker = figures.style(name)
+        axes.plot(scores, [place] * len(scores), marker, color=color, alpha=0.6)
+        axes.plot([scores.mean()] * 2, [place - 0.35, place + 0.35], color=color, linewidth=2)
+    labels = [f"{figures.style(name).label}, {setting}" for name, setting in kinds]
+    axes.set_yticks(range(len(kinds)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel(axis)
+    axes.grid(alpha=0.3)
+    steps = runs[runs["setting"] == runs["setting"].iloc[-1]]["steps"].iloc[-1]
+    axes.set_title(f"{runs['dataset'][0]}, {runs['seed'].nunique()} seeds; devices × images on each; {steps} steps")
+    figures.save(figure, path)
