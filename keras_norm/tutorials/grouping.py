@@ -69,8 +69,10 @@ def similar(statistics: np.ndarray, groups: int) -> np.ndarray:
 
 
 def mixed(statistics: np.ndarray, groups: int) -> np.ndarray:
-    """An order in which a group has channels from all over: every `groups`-th of those of `similar`."""
-    return similar(statistics, groups).reshape(-1, groups).T.ravel()
+    """An order in which a group has a channel of each band of means, with large and small deviations in turn."""
+    mean, deviation = statistics
+    bands = [band[np.argsort(deviation[band])] for band in np.split(np.argsort(mean), len(mean) // groups)]
+    return np.stack([band[:: 1 if i % 2 else -1] for i, band in enumerate(bands)], axis=1).ravel()
 
 
 def variances(values: np.ndarray, order: np.ndarray, groups: int) -> tuple[float, float]:
