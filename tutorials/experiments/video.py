@@ -80,9 +80,9 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--frames", nargs="+", type=positive, default=[8, 32], metavar="N", help="frames of a clip")
     add("--large", type=positive, default=8, metavar="N", help="clips at a step with a large batch")
     add("--small", type=positive, default=2, metavar="N", help="clips at a step with a small one")
-    add("--noise", type=float, default=0.5, help="of a pixel in a frame, in standard deviations of the images")
+    add("--noise", type=float, default=1.0, help="of a pixel in a frame, in standard deviations of the images")
     add("--epochs", type=positive, default=6, metavar="N", help="passes over the training images, a clip of each")
-    add("--learning-rate", type=float, default=0.05, help="at a large batch, in proportion at others; falls to 0")
+    add("--learning-rate", type=float, default=0.02, help="at a large batch, in proportion at others; falls to 0")
     return flags
 
 
