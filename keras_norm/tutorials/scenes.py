@@ -105,7 +105,7 @@ def load(
         # Clutter is of training images in both splits: a test must not show what the network has to find.
         pairs = tf.data.Dataset.zip(shuffled(items, seed), shuffled(images.train_split, seed + 1)).take(scenes)
         composed = pairs.enumerate().map(
-            lambda index, pair: compose(pair[0], pair[1][0], tf.stack([tf.constant(seed, tf.int64), index]), light),
+            lambda index, pair: compose(pair[0], pair[1][0], (seed, index), light),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         return data.in_memory(composed)
@@ -115,7 +115,9 @@ def load(
     return Scenes(images.classes, cells * CELL, train_scenes, train, test)
 
 
-def compose(items: tuple[tf.Tensor, tf.Tensor], clutter: tf.Tensor, seed: tf.Tensor, light: float = 1.0) -> Scene:
+def compose(
+    items: tuple[tf.Tensor, tf.Tensor], clutter: tf.Tensor, seed: tuple[int, tf.Tensor], light: float = 1.0
+) -> Scene:
     """A scene of square canvas, one cell for each item.
 
     Args:
@@ -130,7 +132,7 @@ def compose(items: tuple[tf.Tensor, tf.Tensor], clutter: tf.Tensor, seed: tf.Ten
     draws = count()
 
     def draw(shape: list[int], low: float, high: float) -> tf.Tensor:
-        return tf.random.stateless_uniform(shape, seed + [next(draws), 0], low, high)
+        return tf.random.stateless_uniform(shape, _numbered(seed, next(draws)), low, high)
 
     shown = draw([number], 0, 1) < (SHOWN if cells > 1 else 1.0)
     patches = tf.where(shown[:, None, None], _placed(images, draw), 0.0)
@@ -141,7 +143,7 @@ def compose(items: tuple[tf.Tensor, tf.Tensor], clutter: tf.Tensor, seed: tf.Ten
     ramp = tf.linspace(-0.5, 0.5, side)
     gain, offset, down, right = 1 + light * draw([], -0.5, 0.5), *tf.unstack(light * draw([3], -0.5, 0.5))
     lit = gain * pixels + offset + down * ramp[:, None] + right * ramp
-    noise = NOISE * tf.random.stateless_normal([side, side], seed + [next(draws), 0])
+    noise = NOISE * tf.random.stateless_normal([side, side], _numbered(seed, next(draws)))
     labels = tf.where(shown, tf.cast(labels, tf.int32), -1)
     return {
         "image": (lit + noise)[..., None],
@@ -149,6 +151,11 @@ def compose(items: tuple[tf.Tensor, tf.Tensor], clutter: tf.Tensor, seed: tf.Ten
         "boxes": tf.where(shown[:, None], _boxes(masks, cells), 0.0),
         "labels": labels,
     }
+
+
+def _numbered(seed: tuple[int, tf.Tensor], draw: int) -> tf.Tensor:
+    """The seed of a draw, another one for each draw of each scene."""
+    return tf.stack([tf.constant(100 * seed[0] + draw, tf.int64), tf.cast(seed[1], tf.int64)])
 
 
 def _placed(images: tf.Tensor, draw: Callable[..., tf.Tensor]) -> tf.Tensor:

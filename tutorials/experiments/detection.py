@@ -3,9 +3,9 @@
     python tutorials/experiments/detection.py                          # the digits, on two CPU cores
     python tutorials/experiments/detection.py --dataset fashion_mnist
 
-A detector of one stage finds the items of a scene: each location of its map predicts classes, with a cross-entropy, and a
-box. Backbone and methods are those of segmentation.py (Wu & He, Group Normalization, ECCV 2018,
-https://arxiv.org/abs/1803.08494, section 4.2). Writes each run to a CSV file; prints the table and draws the figure.
+A detector of one stage finds the items of a scene: each location of its map predicts a class and a box. Backbone and
+methods are those of segmentation.py (Wu & He, Group Normalization, ECCV 2018, https://arxiv.org/abs/1803.08494,
+section 4.2). Writes each run to a CSV file; prints the table and draws the figure.
 """
 
 import os
@@ -21,7 +21,7 @@ import transfer
 from command_line import record
 from keras_norm.tutorials import dense, scenes, tables
 
-CORNER = "average precision (%) by devices × images"
+CORNER = "average precision (%) by images on each device"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,7 +23,7 @@ import transfer
 from command_line import record
 from keras_norm.tutorials import dense, scenes, tables
 
-CORNER = "mean IoU (%) by devices × images"
+CORNER = "mean IoU (%) by images on each device"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -44,13 +44,13 @@ class Method(NamedTuple):
 
 METHODS = {
     "batch": Method("batch", own_copy, BODIES["batch"]),
-    "synchronized": Method(
-        "batch", kn.models.synchronize_batch_normalization, partial(kn.BatchNormalization, synchronized=True)
-    ),
     "frozen": Method("batch", kn.models.freeze_batch_normalization, None),
     "frozen_group": Method("batch", kn.models.freeze_batch_normalization, BODIES["group"]),
     "converted": Method("batch", group, BODIES["group"]),
     "group": Method("group", own_copy, BODIES["group"]),
+    "synchronized": Method(
+        "batch", kn.models.synchronize_batch_normalization, partial(kn.BatchNormalization, synchronized=True)
+    ),
 }
 ALONE = ("batch", "frozen", "frozen_group", "converted", "group")
 
@@ -62,10 +62,12 @@ class Setting(NamedTuple):
     replicas: int
     length: float
 
-    def name(self, usual: int) -> str:
+    @property
+    def name(self) -> str:
         """In words, the name of a column."""
-        where = f"{self.replicas} × {self.images}"
-        return where if self.replicas == 1 else f"{where}, as many {'steps' if self.length == 1 else 'images'}"
+        if self.replicas == 1:
+            return f"{self.images} image{'s' if self.images > 1 else ''}"
+        return f"{self.replicas} devices, equal {'steps' if self.length == 1 else 'images'}"
 
 
 class Task(NamedTuple):
@@ -117,7 +119,7 @@ def experiment(task: Task, data: scenes.Scenes, args: argparse.Namespace) -> Ite
     kinds = [(name, setting) for name in args.methods for setting in settings(name, args)]
     for name, setting in kinds:
         row = {"dataset": args.dataset, "method": name, "images": setting.images, "replicas": setting.replicas}
-        row["setting"] = setting.name(args.images)
+        row["setting"] = setting.name
         row["steps"] = round(args.steps * setting.length)
         for seed, model in trainings(task, data, name, setting, row["steps"], backbones, args):
             yield row | {"seed": seed, "score": task.score(model)}
@@ -167,7 +169,7 @@ def trainings(
     images = setting.images * setting.replicas
     model = None
     for seed in range(args.seeds):
-        progress = Progress(f"{name}, {setting.name(args.images)}, seed {seed}", 1)
+        progress = Progress(f"{name}, {setting.name}, seed {seed}", 1)
         with strategy.scope():
             keras.utils.set_random_seed(seed)
             start = network(task, METHODS[name], backbones[METHODS[name].body][seed], data.classes)
@@ -223,7 +225,7 @@ def placed(replicas: int) -> list[str]:
 
 
 def results(runs: pd.DataFrame, corner: str) -> dict[str, pd.DataFrame]:
-    """The table of the experiment: mean and standard deviation over the seeds, by devices × images on each."""
+    """The table of the experiment: mean and standard deviation over the seeds, by images on each device."""
     order = runs.sort_values(["replicas", "images", "steps"], kind="stable")["setting"].unique()
     return {corner: tables.summary(runs, "method", "setting", "score")[order]}
 
@@ -243,6 +245,5 @@ def draw(runs: pd.DataFrame, axis: str, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel(axis)
     axes.grid(alpha=0.3)
-    steps = runs[runs["setting"] == runs["setting"].iloc[-1]]["steps"].iloc[-1]
-    axes.set_title(f"{runs['dataset'][0]}, {runs['seed'].nunique()} seeds; devices × images on each; {steps} steps")
+    axes.set_title(f"{runs['dataset'][0]}, {runs['seed'].nunique()} seeds, images on each device")
     figures.save(figure, path)
