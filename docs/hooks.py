@@ -5,6 +5,7 @@ A page has two paths: one in the repository, which links are written for, and on
 
 import base64
 import functools
+import itertools
 import json
 import posixpath
 import re
@@ -19,8 +20,12 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
 }
-NOTEBOOKS = sorted((ROOT / "tutorials").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "tutorials" / "notebooks").glob("*.ipynb"))
 
+REPOSITORY = re.search(r"^url = (\S+)", (ROOT / "setup.cfg").read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+BADGE = re.compile(r"^\[!\[Open in Colab\].*\n\n", re.MULTILINE)  # an image of another host
+PANDAS = re.compile(r"<style scoped>.*?</style>\n?|(?<=<table) border=\"1\" class=\"dataframe\"", re.DOTALL)
 FENCE = re.compile(r"(^ *(`{3,}).*?^ *\2 *$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)\s#]+)")
 LIST = re.compile(r"(^(?![*+-] |\d+\. )\S.*\n)(?=(?:[*+-]|1\.) )", re.MULTILINE)
@@ -59,6 +64,7 @@ def on_page_markdown(markdown, page, config, files):
             files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
         return posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or ".")
 
+    markdown = markdown.replace(f"]({REPOSITORY}/blob/main/", f"]({posixpath.relpath('.', folder or '.')}/")
     parts = FENCE.split(markdown)  # text, fence, its backticks, text, ...
     parts[::3] = [LIST.sub(r"\1\n", LINK.sub(in_site, text)) for text in parts[::3]]
     return "".join(part for i, part in enumerate(parts) if i % 3 != 2)
@@ -85,10 +91,13 @@ def render_notebook(path):
     for cell in cells:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            texts.append(source)
+            texts.append(BADGE.sub("", source))
         elif source:
             texts.append(f"````python\n{source}\n````")
-            texts += [_output(output, path.stem, pictures) for output in cell["outputs"]]
+            for is_printed, outputs in itertools.groupby(cell["outputs"], lambda output: "text" in output):
+                if is_printed:  # one block, however often the cell has written
+                    outputs = [{"text": [line for output in outputs for line in output["text"]]}]
+                texts += [_output(output, path.stem, pictures) for output in outputs]
     texts.insert(1, f'<a href="{path.name}" download>Download this notebook</a>')
     return "\n\n".join(texts) + "\n", pictures
 
@@ -100,9 +109,8 @@ def _output(output, stem, pictures):
         name = f"{stem}_{len(pictures) + 1}.png"
         pictures[name] = base64.b64decode("".join(data["image/png"]))
         return f"![Figure {len(pictures)}]({name})"
-    for kind in ("text/markdown", "text/html"):
-        if kind in data:
-            return "".join(data[kind])
+    if "text/html" in data:  # a data frame: the site's own style, not that of pandas
+        return PANDAS.sub("", "".join(data["text/html"]))
     return "````{ .text .output }\n" + "".join(data["text/plain"]).rstrip() + "\n````"
 
 
@@ -114,13 +122,14 @@ def _short_title(path):
 def _repository_path(uri):
     """Where the source of a page of the site is."""
     sources = {page: path for path, page in PAGES.items()}
-    return sources.get(uri) or (uri if uri.startswith("tutorials/") else f"docs/{uri}")
+    notebook = uri.replace("tutorials/", "tutorials/notebooks/") if uri.startswith("tutorials/") else None
+    return sources.get(uri) or notebook or f"docs/{uri}"
 
 
 def _site_path(path):
     """Where a file of the repository is in the site."""
     if ROOT / path in NOTEBOOKS:
-        return path.replace(".ipynb", ".md")
+        return f"tutorials/{Path(path).stem}.md"
     return PAGES.get(path) or path.removeprefix("docs/")
 
 

@@ -202,7 +202,7 @@ def test_the_ratios_on_a_gpu_are_those_of_the_rows():
 
 
 def test_every_notebook_is_a_page_with_its_pictures(pages):
-    for path in sorted((ROOT / "tutorials").glob("*.ipynb")):
+    for path in sorted((ROOT / "tutorials" / "notebooks").glob("*.ipynb")):
         outputs = [o for cell in json.loads(path.read_text())["cells"] for o in cell.get("outputs", [])]
         pictures = [o for o in outputs if "image/png" in o.get("data", {})]
         shown = [source for source in pages[f"tutorials/{path.stem}.html"].sources if source.endswith(".png")]

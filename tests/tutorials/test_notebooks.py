@@ -12,13 +12,15 @@ from support.backends import tensorflow_only
 
 pytestmark = tensorflow_only
 
-TUTORIALS = Path(__file__).parents[2] / "tutorials"
-NOTEBOOKS = sorted(TUTORIALS.glob("notebooks/*.ipynb"))
+ROOT = Path(__file__).parents[2]
+TUTORIALS = ROOT / "tutorials"
+NOTEBOOKS = sorted((TUTORIALS / "notebooks").glob("*.ipynb"))
+REPOSITORY = re.search(r"^url = (\S+)", (ROOT / "setup.cfg").read_text(), re.MULTILINE)[1]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 TROUBLE = re.compile(r"\w*Warning\b|WARNING|Traceback")
 LINK = re.compile(r"\]\(([^)\s]+)|\bsrc=\"([^\"]+)")
 # A decimal number or a percentage: what a measurement looks like.
-FIGURE = re.compile(r"\d+\.\d+|\d\s?%")
+FIGURE = re.compile(r"\d+\.\d+|\d+(?=\s?%)")
 
 
 def of_kind(kind, notebook):
@@ -43,9 +45,12 @@ def cells_of(script):
         yield kind, (re.sub(r"^# ?", "", source, flags=re.MULTILINE) if kind == "markdown" else source).strip("\n")
 
 
-def broken_links(text):
+def broken_links(text, folder):
+    """Links to files that are not there, from a page in `folder`; those to the repository are to files of this one."""
+    own = re.compile(rf"{REPOSITORY}/(?:blob|tree)/main/")
     links = ["".join(groups).split("#")[0] for groups in LINK.findall(text)]
-    return [link for link in links if link and not re.match(r"\w+:", link) and not (TUTORIALS / link).exists()]
+    places = [ROOT / own.sub("", link) if own.match(link) else folder / link for link in links if link]
+    return [str(place) for place in places if ":" not in str(place) and not place.exists()]
 
 
 @pytest.mark.slow
@@ -82,21 +87,55 @@ def test_its_stored_outputs_are_of_one_run_without_errors(path):
 
 
 @each_notebook
-def test_its_prose_has_figures_only_beside_their_source(path):
-    prose = [cell.source for cell in of_kind("markdown", nbformat.read(path, 4)) if "https://" not in cell.source]
-    assert [figure for source in prose for figure in FIGURE.findall(re.sub(r"`[^`]*`", "", source))] == []
+def test_its_prose_has_figures_that_it_measured_or_whose_source_is_linked(path):
+    notebook = nbformat.read(path, 4)
+    prose = [cell.source for cell in of_kind("markdown", notebook) if "https://" not in cell.source]
+    figures = {figure for source in prose for figure in FIGURE.findall(re.sub(r"`[^`]*`", "", source))}
+    assert figures - set(re.findall(r"\d+\.\d+|\d+", printed(notebook))) == set()
+
+
+@each_notebook
+def test_its_head_is_that_of_all(path):
+    cells = nbformat.read(path, 4).cells
+    target = f"{REPOSITORY.replace('https://github.com', 'https://colab.research.google.com/github')}/blob/main"
+    assert f"]({target}/{path.relative_to(ROOT)})" in cells[0].source
+    assert re.search(
+        r"^\*Runtime: about \S+ minutes? on two CPU cores\. Data: [^*]*Accelerator: [^*]*\*$", cells[0].source, re.M
+    )
+    assert cells[1].source == nbformat.read(NOTEBOOKS[0], 4).cells[1].source
+    assert f'REPOSITORY = "{REPOSITORY}"' in cells[1].source
+
+
+@each_notebook
+def test_it_teaches_no_tricks(path):
+    source = path.read_text(encoding="utf-8")
+    assert [trick for trick in ("optimizer.variables", "Markdown(", "../setup.cfg") if trick in source] == []
+
+
+@each_notebook
+def test_it_ends_with_what_to_remember_and_exercises(path):
+    assert re.findall(r"^## (What to remember|Exercises)$", nbformat.read(path, 4).cells[-1].source, re.M) == [
+        "What to remember",
+        "Exercises",
+    ]
 
 
 @each_notebook
 def test_its_links_lead_somewhere(path):
-    assert broken_links("\n".join(cell.source for cell in of_kind("markdown", nbformat.read(path, 4)))) == []
+    text = "\n".join(cell.source for cell in of_kind("markdown", nbformat.read(path, 4)))
+    assert broken_links(text, path.parent) == []
 
 
 def test_the_links_of_the_readme_lead_somewhere():
-    assert broken_links((TUTORIALS / "README.md").read_text()) == []
+    assert broken_links((TUTORIALS / "README.md").read_text(), TUTORIALS) == []
 
 
 def test_the_readme_lists_every_notebook():
-    listed = re.findall(r"\]\((\w+)\.ipynb\)", (TUTORIALS / "README.md").read_text())
+    listed = re.findall(r"\]\(notebooks/(\w+)\.ipynb\)", (TUTORIALS / "README.md").read_text())
     assert listed == [path.stem for path in NOTEBOOKS]
-    assert len(listed) == 9
+    assert len(listed) == 13
+
+
+def test_the_readme_lists_every_experiment():
+    listed = re.findall(r"\]\(experiments/(\w+)\.py\)", (TUTORIALS / "README.md").read_text())
+    assert sorted(listed) == sorted(path.stem for path in (TUTORIALS / "experiments").glob("*.py"))
