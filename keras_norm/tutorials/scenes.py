@@ -85,7 +85,7 @@ def load(
         cells: the cells along a side. With one cell each scene shows a single item.
         light: how much the light differs: 0 for the same light in all scenes.
         data_dir: as in `data.load`.
-        seed: another seed makes other scenes.
+        seed: another seed makes other scenes, and so does another `tf.random.set_seed`.
 
     Raises:
         ValueError: if the images of the set have several channels.

@@ -91,6 +91,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     add("--steps", type=positive, default=320, metavar="N", help="steps on one device; a multiple of 16")
     add("--learning-rate", type=float, default=0.003, help="of Adam, the same at all settings; falls to 0")
     add("--pretraining-steps", type=positive, default=800, metavar="N", help="steps of the classifier, at 32 images")
+    add("--backbones", type=Path, help="folder to keep the trained backbones in, or to take them from")
     add("--train-scenes", type=positive, default=800, metavar="N", help="different training scenes")
     add("--test-scenes", type=positive, default=300, metavar="N", help="test scenes")
     add("--light", type=float, default=0.5, help="how much the light differs from scene to scene; 0 for not at all")
@@ -131,26 +132,39 @@ def experiment(task: Task, data: scenes.Scenes, args: argparse.Namespace) -> Ite
 
 def pretrained(args: argparse.Namespace) -> dict[str, list[keras.Model]]:
     """For each normalization a backbone from each seed, trained to classify scenes of a single item."""
-    items = scenes.load(args.dataset, 4 * args.train_scenes, args.test_scenes, 1, args.light, args.data_dir)
-    batches = partial(items.train, 32, target=scenes.label)
+    names = dict.fromkeys(METHODS[method].body for method in args.methods)
+    if args.backbones is None:
+        return {name: classifiers(name, args) for name in names}
+    args.backbones.mkdir(parents=True, exist_ok=True)
     bodies = {}
-    for name in dict.fromkeys(METHODS[method].body for method in args.methods):
-        progress = Progress(f"{name}: {args.seeds} classifiers", 1)
-        model, bodies[name], errors = None, [], []
-        for seed in range(args.seeds):
-            keras.utils.set_random_seed(seed)
-            body = dense.backbone(BODIES[name])
-            start = dense.classifier(body, items.classes)
-            if model is None:
-                model = start
-                loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-                optimizer = compiled(model, loss, 0.005, args.pretraining_steps, metrics=["accuracy"])
-            restart(model, start.get_weights(), optimizer)
-            model.fit(batches(seed), steps_per_epoch=args.pretraining_steps, shuffle=False, verbose=0)
-            _, accuracy = model.evaluate(items.test(scenes.label), verbose=0)
-            errors.append(100 * (1 - accuracy))
-            bodies[name].append(own_copy(model.get_layer("backbone")))
-        progress.finish(f"test error {tables.spread(errors)} %")
+    for name in names:
+        paths = [args.backbones / f"{name}_{seed}.keras" for seed in range(args.seeds)]
+        if not all(path.exists() for path in paths):
+            for body, path in zip(classifiers(name, args), paths, strict=True):
+                body.save(path)
+        bodies[name] = [keras.saving.load_model(path, compile=False) for path in paths]
+    return bodies
+
+
+def classifiers(name: str, args: argparse.Namespace) -> list[keras.Model]:
+    """The backbones with the normalization `name`; prints how well they classify."""
+    items = scenes.load(args.dataset, 4 * args.train_scenes, args.test_scenes, 1, args.light, args.data_dir)
+    progress = Progress(f"{name}: {args.seeds} classifiers", 1)
+    model, bodies, errors = None, [], []
+    for seed in range(args.seeds):
+        keras.utils.set_random_seed(seed)
+        start = dense.classifier(dense.backbone(BODIES[name]), items.classes)
+        if model is None:
+            model = start
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            optimizer = compiled(model, loss, 0.005, args.pretraining_steps, metrics=["accuracy"])
+        restart(model, start.get_weights(), optimizer)
+        batches = items.train(32, seed, scenes.label)
+        model.fit(batches, steps_per_epoch=args.pretraining_steps, shuffle=False, verbose=0)
+        _, accuracy = model.evaluate(items.test(scenes.label), verbose=0)
+        errors.append(100 * (1 - accuracy))
+        bodies.append(own_copy(model.get_layer("backbone")))
+    progress.finish(f"test error {tables.spread(errors)} %")
     return bodies
 
 
