@@ -35,6 +35,7 @@ STYLES: dict[str, Style] = {
     "converted": Style("GN, backbone trained with BN", ORANGE, "H"),
     "batch_renorm": Style("batch renorm", PURPLE, "^"),
     "batch_instance": Style("BIN", YELLOW, "v"),
+    "batch_instance_half": Style("BIN, rho from 0.5", SKY, "<"),
     "layer": Style("LN", GREEN, "P"),
     "instance": Style("IN", ORANGE, "X"),
     "none": Style("none", BLACK, "x"),
@@ -94,6 +95,21 @@ def bars(axes: Axes, groups: Sequence[str], values: Mapping[str, Any], **kwargs:
             np.broadcast_to(places, runs.shape).T, runs.T, "o", color="white", markeredgecolor=BLACK, markersize=3
         )
     axes.set_xticks(np.arange(len(groups)), groups)
+
+
+def gate_histogram(axes: Axes, gates: Mapping[str, Sequence[float]]) -> None:
+    """The share of channels by gate rho, in ten bins from 0 to 1, one outline for each training.
+
+    Args:
+        axes: where to draw.
+        gates: the gates of the channels, by the name of the training; at most two.
+    """
+    for (label, values), color, fill in zip(gates.items(), (BLACK, PURPLE), (False, True), strict=False):
+        weights = np.full(len(values), 1 / len(values))
+        options = {"histtype": "stepfilled", "alpha": 0.6} if fill else {"histtype": "step", "linewidth": 1.5}
+        axes.hist(values, np.linspace(0, 1, 11), weights=weights, color=color, label=label, zorder=2 - fill, **options)
+    axes.set_ylim(0, 1.05)
+    axes.grid(alpha=0.3)
 
 
 def batch_size_axis(axes: Axes, sizes: Iterable[int]) -> None:
