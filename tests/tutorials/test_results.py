@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 STORED = {  # the rows in docs/results, and the experiment that made them
     "batch_size_cifar10": "batch_size",
     "batch_size_digits": "batch_size",
+    "groups_digits": "groups",
 }
 
 

@@ -214,7 +214,8 @@ def by_layer(runs: pd.DataFrame) -> pd.DataFrame:
     for quantity, label in QUANTITIES.items():
         for layer, part in runs.groupby("layer"):
             row = {text: tables.spread(part[f"{quantity}_{stage}"], 2) for stage, text in STAGES.items()}
-            chance, deviation = part[f"{quantity}_chance"].mean(), part[f"{quantity}_chance_sd"].mean()
+            chance = part[f"{quantity}_chance"].mean().round(2) + 0.0  # not -0.00
+            deviation = part[f"{quantity}_chance_sd"].mean()
             table[f"{label}, layer {layer}"] = row | {"trained, random groups": f"{chance:.2f} ± {deviation:.2f}"}
     return pd.DataFrame.from_dict(table, orient="index")
 
@@ -246,6 +247,7 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
                 values = part.loc[part["grouping"] == name, [f"{quantity}_{stage}" for stage in STAGES]]
                 figures.curve(ax, name, range(len(STAGES)), values)
             ax.set_xticks(range(len(STAGES)), ["start", "one\nepoch", "trained"])
+            ax.set_xlim(-0.4, len(STAGES) - 0.6)
             ax.grid(alpha=0.3)
     for layer, ax in enumerate(panels[0], 1):
         ax.set_title(f"layer {layer}")
