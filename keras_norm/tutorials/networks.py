@@ -70,6 +70,32 @@ def cifar_resnet(
     return keras.Model(inputs, layers.Dense(classes)(layers.GlobalAveragePooling2D()(x)))
 
 
+def convolutional(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    normalization: Normalization,
+    model_class: type[keras.Model] = keras.Model,
+) -> keras.Model:
+    """Four convolutions, each with a normalization, and the mean of the last map: logits of `classes`."""
+    x = inputs = keras.Input(image_shape)
+    for filters, strides in ((16, 1), (32, 2), (32, 2), (64, 2)):
+        x = layers.Conv2D(filters, 3, strides, "same", use_bias=False)(x)
+        x = layers.ReLU()(normalization()(x))
+    return model_class(inputs, layers.Dense(classes)(layers.GlobalAveragePooling2D()(x)))
+
+
+def without_residuals(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    normalized: Callable[[keras.layers.Layer], list[keras.layers.Layer]],
+) -> keras.Model:
+    """Eight convolutions, each of which `normalized` replaces by a list of layers, and the mean of the last map."""
+    stack = [keras.Input(image_shape)]
+    for filters, strides in ((24, 1), (24, 1), (24, 1), (48, 2), (48, 1), (48, 1), (48, 2), (48, 1)):
+        stack += [*normalized(layers.Conv2D(filters, 3, strides, padding="same")), layers.ReLU()]
+    return keras.Sequential([*stack, layers.GlobalAveragePooling2D(), layers.Dense(classes)])
+
+
 def residual_block(x: Any, filters: int, strides: int, normalization: Normalization, last_gamma: str = "ones") -> Any:
     """Two convolutions beside one of a single pixel, which is left out where nothing changes shape.
 
