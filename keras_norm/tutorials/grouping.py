@@ -52,7 +52,7 @@ def channel_statistics(model: keras.Model, images: tf.Tensor) -> list[np.ndarray
     Both are over all `images` and positions.
     """
     inputs = [layer.input for layer in regrouped_layers(model)]
-    maps = (x.numpy() for x in keras.Model(model.inputs, inputs)(images))
+    maps = (x.numpy() for x in keras.Model(model.input, inputs)(images))
     return [np.stack([x.mean((0, 1, 2)), x.std((0, 1, 2))]) for x in maps]
 
 
