@@ -11,15 +11,20 @@
 # ---
 
 # %% [markdown]
-# # The number of groups matters little between the ends, Layer and Instance Normalization
+# # The number of groups matters little, down to groups of a single channel
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/keras_norm/blob/main/tutorials/notebooks/03_groups.ipynb)
+#
+# *Runtime: about 2 minutes on two CPU cores. Data: the digits of scikit-learn, which come with the package.
+# Accelerator: none needed.*
 #
 # Group Normalization has one argument, the number of groups. With one group it is Layer Normalization over the whole
-# sample, with as many groups as channels it is Instance Normalization. This notebook walks from one end to the other
-# (Wu & He, *Group Normalization*, ECCV 2018, [arXiv:1803.08494](https://arxiv.org/abs/1803.08494), table 3).
+# sample (LN), with as many groups as channels it is Instance Normalization (IN). This notebook walks from one end to
+# the other (Wu & He, *Group Normalization*, ECCV 2018, [arXiv:1803.08494](https://arxiv.org/abs/1803.08494), table 3).
+# Then it looks at what the groups are: nothing in the layer chooses which channels belong together.
 #
-# What the paper measured, with ResNet-50 on ImageNet (validation error in percent,
-# [table 3](https://arxiv.org/abs/1803.08494)): once with a number of groups that is the same in all layers, and once
-# with a number of channels in a group that is the same.
+# The paper's validation error in percent, with ResNet-50 on ImageNet ([table 3](https://arxiv.org/abs/1803.08494)),
+# for a fixed number of groups in all layers, and for a fixed number of channels in a group:
 #
 # | groups | 64 | 32 | 16 | 8 | 4 | 2 | 1 (LN) |
 # | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -28,17 +33,16 @@
 # | channels in a group | 64 | 32 | 16 | 8 | 4 | 2 | 1 (IN) |
 # | --- | --- | --- | --- | --- | --- | --- | --- |
 # | error | 24.4 | 24.5 | 24.2 | 24.3 | 24.8 | 25.6 | 28.4 |
-#
-# The notebook takes about one minute on two CPU cores.
 
 # %%
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
-if importlib.util.find_spec("keras_norm") is None:  # Colab, or a checkout that is not installed
-    package = "..[tutorials]" if Path("../setup.cfg").exists() else "keras_norm[tutorials]"
+REPOSITORY = "https://github.com/OWNER/keras_norm"  # the package is not on PyPI yet
+
+if importlib.util.find_spec("keras_norm") is None:
+    package = f"keras_norm[tutorials] @ git+{REPOSITORY}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
 # %%
@@ -49,34 +53,30 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import tensorflow as tf
-import tensorflow_datasets as tfds
-from IPython.display import Markdown, display
 from keras import layers
 
 import keras_norm as kn
-import keras_norm.digits  # registers the embedded digits with TFDS
+from keras_norm.tutorials import FAST, data, figures, grouping, tables, training
 
-tf.get_logger().setLevel("ERROR")
-tfds.disable_progress_bar()
+tf.get_logger().setLevel("ERROR")  # each run traces a new network, which is no mistake here
+keras.utils.set_random_seed(0)
 
 DATASET = "digits"  # or "fashion_mnist", "cifar10"
-FAST = os.environ.get("FAST") == "1"  # a smaller run, to test the notebook
-
-TRAIN_IMAGES = 128 if FAST else 5000  # at most
+TRAIN_IMAGES = 128 if FAST else None  # all
 EPOCHS = 1 if FAST else 6
-SEEDS = 1 if FAST else 3
+SEEDS = 1 if FAST else 2
 CHANNELS = 64  # in each normalized layer
 GROUPS = (64, 8, 1) if FAST else (64, 32, 16, 8, 4, 2, 1)
 
 # %% [markdown]
 # ## The ends are other layers
 #
-# One group is Layer Normalization over the sample, one channel a group is Instance Normalization: the same outputs and
-# the same gradients.
+# One group gives the outputs and the gradients of Layer Normalization over the sample. One channel a group gives those
+# of Instance Normalization.
 
 # %%
-keras.utils.set_random_seed(0)
 x = tf.constant(np.random.normal(2.0, 3.0, size=(4, 8, 8, CHANNELS)), "float32")
 cotangent = tf.random.normal(x.shape)
 
@@ -89,179 +89,195 @@ def output_and_gradient(layer):
     return y, tape.gradient(y, x, cotangent)
 
 
+differences = {}
 for groups, name, end in (
     (1, "LayerNormalization(axis=None)", kn.LayerNormalization(axis=None)),
     (CHANNELS, "InstanceNormalization()", kn.InstanceNormalization()),
 ):
     pairs = zip(output_and_gradient(kn.GroupNormalization(groups)), output_and_gradient(end), strict=True)
-    differences = [np.abs(ours - theirs).max() for ours, theirs in pairs]
-    print(f"GroupNormalization({groups}) and {name}: outputs differ by {differences[0]:.0e}, gradients by", end=" ")
-    print(f"{differences[1]:.0e}")
-    assert max(differences) < 1e-5
-
-# %% [markdown]
-# ## The data
-
-# %%
-(train, test), info = tfds.load(DATASET, split=["train", "test"], as_supervised=True, with_info=True)
-train, test = train.take(TRAIN_IMAGES).cache(), test.cache()
-train_size, classes = int(train.cardinality()), info.features["label"].num_classes
-pixels = np.stack([image for image, _ in train.as_numpy_iterator()])
-image_shape, mean, deviation = pixels.shape[1:], pixels.mean(), pixels.std()
-
-
-def standardize(images, labels):
-    """Pixels of mean 0 and deviation 1 over the training images."""
-    return (tf.cast(images, tf.float32) - mean) / deviation, labels
-
-
-def train_batches(seed):
-    """Batches of 32 training images, in a new order each epoch that depends on the seed alone."""
-    batches = train.shuffle(train_size, seed=seed).batch(32, drop_remainder=True)
-    return batches.map(standardize, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-test_batches = test.batch(500).map(standardize).prefetch(tf.data.AUTOTUNE)
-print(f"{DATASET}: {train_size} training and {info.splits['test'].num_examples} test images of {image_shape}")
+    largest = [float(np.abs(ours - theirs).max()) for ours, theirs in pairs]
+    assert max(largest) < 1e-5
+    differences[f"GroupNormalization({groups}) and {name}"] = largest
+pd.DataFrame.from_dict(differences, "index", columns=["outputs differ by", "gradients differ by"])
 
 # %% [markdown]
 # ## The network
 #
-# Three convolutions of 64 channels each. Since all layers have the same number of channels, G groups are 64 / G
-# channels in a group: the paper's two tables are one here, read from its two ends. (In a ResNet-50, where layers have
-# 64 to 2048 channels, they are two experiments.) The last maps are 4x4 or 5x5 pixels, large enough for the statistics
-# of a single channel.
+# Three convolutions of 64 channels each. All layers have the same number of channels, so G groups are 64 / G channels in
+# a group: the paper's two tables are one here, read from its two ends. In a ResNet-50, where layers have 64 to 2048
+# channels, they are two experiments. The last maps have 4x4 pixels, which gives the statistics of a single channel 16
+# values.
 
 # %%
+images = data.load(DATASET, TRAIN_IMAGES)
 
 
 def network(groups):
     """Three convolutions with Group Normalization, and a classifier."""
-    model = keras.Sequential([keras.Input(image_shape)])
-    for strides in (max(image_shape[0] // 8, 1), 2, 1):
+    model = keras.Sequential([keras.Input(images.image_shape)])
+    for strides in (max(images.image_shape[0] // 8, 1), 2, 1):
         model.add(layers.Conv2D(CHANNELS, 3, strides, "same", use_bias=False, kernel_initializer="he_normal"))
         model.add(kn.GroupNormalization(groups))
         model.add(layers.ReLU())
     model.add(layers.GlobalAveragePooling2D())
-    model.add(layers.Dense(classes))
+    model.add(layers.Dense(images.classes))
     return model
 
 
+print(f"{DATASET}: {images.train_size} training images of shape {images.image_shape}")
 print("maps:", [layer.output.shape[1:] for layer in network(1).layers if isinstance(layer, layers.ReLU)])
 
 # %% [markdown]
 # ## The experiment
 #
-# The same training for each number of groups, from the same seeds, on the same images in the same order.
+# Each number of groups has the same training, from the same seeds, on the same images in the same order.
 
 # %%
-STEPS = EPOCHS * (train_size // 32)
 
 
-def compiled(groups):
-    """The network, ready to train."""
-    model = network(groups)
-    schedule = keras.optimizers.schedules.CosineDecay(0.05, STEPS)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(schedule, momentum=0.9), loss, metrics=["accuracy"], steps_per_execution=4)
-    return model
+def train(model, seed):
+    """Compiles and trains `model`, and returns the training loss of the last epoch."""
+    steps = EPOCHS * (images.train_size // 32)
+    # XLA would take longer to compile this network than to train it.
+    training.compile_classifier(model, learning_rate=0.05, steps=steps, jit_compile=False, steps_per_execution=16)
+    history = model.fit(images.train(32, seed), epochs=EPOCHS, shuffle=False, verbose=0)
+    return history.history["loss"][-1]
 
 
-def restart(model, groups, seed):
-    """New weights and a new optimizer in the old model: to compile another takes longer than to train it."""
-    keras.utils.set_random_seed(seed)
-    model.set_weights(network(groups).get_weights())
-    for variable in model.optimizer.variables:
-        variable.assign(keras.ops.zeros_like(variable))
-
-
-errors, losses = {}, {}  # test error in percent, and training loss of the last epoch: a row of seeds for each G
-for groups in GROUPS:
-    model = compiled(groups)
-    for seed in range(SEEDS):
-        restart(model, groups, seed)
-        history = model.fit(train_batches(seed), epochs=EPOCHS, shuffle=False, verbose=0)
-        _, accuracy = model.evaluate(test_batches, verbose=0)
-        errors.setdefault(groups, []).append(100 * (1 - accuracy))
-        losses.setdefault(groups, []).append(history.history["loss"][-1])
-    print(
-        f"{groups:>2} groups of {CHANNELS // groups:>2} channels: {np.mean(errors[groups]):.1f} % after {EPOCHS} epochs"
-    )
+runs = []
+for seed in range(SEEDS):
+    for groups in GROUPS:
+        keras.utils.set_random_seed(seed)
+        model = network(groups)
+        loss = train(model, seed)
+        runs.append((groups, CHANNELS // groups, seed, training.error(model, images.test()), loss))
+    print(f"seed {seed} is done")
+runs = pd.DataFrame(runs, columns=["groups", "channels", "seed", "error", "loss"])
 
 # %% [markdown]
-# ## The table
+# Mean and standard deviation over the seeds, beside the paper's errors. One test image is
+# [1/360](https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html), or 0.28 %.
 
 # %%
 PAPER_GROUPS = {64: 24.6, 32: 24.1, 16: 24.6, 8: 24.4, 4: 24.6, 2: 24.7, 1: 25.3}  # table 3
 PAPER_CHANNELS = {64: 24.4, 32: 24.5, 16: 24.2, 8: 24.3, 4: 24.8, 2: 25.6, 1: 28.4}  # by channels in a group
 
-
-def cell(runs, digits):
-    """Mean and standard deviation over the seeds."""
-    return f"{np.mean(runs):.{digits}f}" + (f" ± {np.std(runs, ddof=1):.{digits}f}" if len(runs) > 1 else "")
-
-
-columns = {
-    "groups": [str(g) for g in GROUPS],
-    "channels in a group": [str(CHANNELS // g) for g in GROUPS],
-    "test error (%)": [cell(errors[g], 1) for g in GROUPS],
-    "training loss": [cell(losses[g], 3) for g in GROUPS],
-    "paper, by groups (%)": [str(PAPER_GROUPS[g]) for g in GROUPS],
-    "paper, by channels in a group (%)": [str(PAPER_CHANNELS[CHANNELS // g]) for g in GROUPS],
-}
-lines = [" | ".join(columns), " | ".join(["---"] * len(columns)), *map(" | ".join, zip(*columns.values(), strict=True))]
-means = {g: np.mean(errors[g]) for g in GROUPS}
-best, worst = min(means, key=means.get), max(means, key=means.get)
-inner = [means[g] for g in GROUPS if 1 < g < CHANNELS]
-text = (
-    f"{DATASET}, {EPOCHS} epochs, {SEEDS} seeds. The lowest mean error is at {best} groups ({means[best]:.1f} %), the "
-    f"highest at {worst} ({means[worst]:.1f} %). Between the ends it goes from {min(inner):.1f} to {max(inner):.1f} %; "
-    f"the ends have {means[1]:.1f} % (LN) and {means[CHANNELS]:.1f} % (IN). One test image is "
-    f"{100 / info.splits['test'].num_examples:.2f} %."
-)
-display(Markdown("\n".join(f"| {line} |" for line in lines) + f"\n\n{text}"))
-
-# %% [markdown]
-# ## The picture
+by_groups = runs.groupby("groups")
+table = pd.DataFrame({"test error (%)": by_groups["error"].agg(tables.spread)})
+table["training loss"] = by_groups["loss"].agg(lambda losses: tables.spread(losses, 3))
+table["the paper, by groups (%)"] = [PAPER_GROUPS[groups] for groups in table.index]
+table["the paper, by channels in a group (%)"] = [PAPER_CHANNELS[CHANNELS // groups] for groups in table.index]
+table
 
 # %%
 figure, (here, paper) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-spread = [np.std(errors[g], ddof=SEEDS > 1) for g in GROUPS]
-here.errorbar(GROUPS, [means[g] for g in GROUPS], spread, marker="o", capsize=3, label="GN, mean and deviation")
+errors = runs.pivot(index="seed", columns="groups", values="error")
+figures.curve(here, "group", errors.columns, errors, label="mean and standard deviation")
 here.set_title(f"Measured here: {DATASET}, {CHANNELS} channels a layer")
-here.set_ylim(bottom=0)
-by_channels = [PAPER_CHANNELS[CHANNELS // g] for g in PAPER_GROUPS]
-paper.plot(list(PAPER_GROUPS), list(PAPER_GROUPS.values()), "o-", label="groups fixed (lower axis)")
-paper.plot(list(PAPER_GROUPS), by_channels, "s--", label="channels in a group fixed (upper axis)")
+here.set(yscale="log", ylabel="test error (%), log scale")
+here.set_yticks((1, 2, 5, 10), ("1", "2", "5", "10"))
+here.yaxis.set_minor_formatter("")
+by_channels = [PAPER_CHANNELS[CHANNELS // groups] for groups in PAPER_GROUPS]
+figures.curve(paper, "group", list(PAPER_GROUPS), [list(PAPER_GROUPS.values())], label="groups fixed (lower axis)")
+figures.curve(
+    paper, "group", list(PAPER_GROUPS), [by_channels], label="channels in a group fixed (upper axis)", linestyle="--"
+)
 paper.set_title("The paper: ImageNet, ResNet-50")
-for ax in (here, paper):
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(list(PAPER_GROUPS), [f"{g}" for g in PAPER_GROUPS])
-    ax.set(xlabel="groups (1 is LN)", ylabel="error (%)")
-    ax.grid(alpha=0.3)
-    ax.legend()
-    above = ax.twiny()
-    above.set(xscale="log", xlim=ax.get_xlim(), xlabel="channels in a group (1 is IN)")
-    above.set_xticks(list(PAPER_GROUPS), [f"{CHANNELS // g}" for g in PAPER_GROUPS])
+paper.set_ylabel("validation error (%)")
+for axes in (here, paper):
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(PAPER_GROUPS), [f"{groups}" for groups in PAPER_GROUPS])
+    axes.set_xlabel("groups (1 is LN)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    above = axes.twiny()
+    above.set(xscale="log", xlim=axes.get_xlim(), xlabel="channels in a group (1 is IN)")
+    above.set_xticks(list(PAPER_GROUPS), [f"{CHANNELS // groups}" for groups in PAPER_GROUPS])
     above.minorticks_off()
 plt.show()
 
 # %% [markdown]
-# The paper's differences are of one to four points on a task where the error is about 24 %
-# ([table 3](https://arxiv.org/abs/1803.08494)), and its steepest end is IN. On a small task an error is a handful of
-# images, so that differences between neighbours are chance; compare them with the standard deviation in the table, and
-# the ends with what lies between.
+# Between the ends the error goes from 1.9 to 2.2 %. With standard deviations up to 0.6 points these are the same. A single
+# channel a group (IN) costs most, as in the paper: 6.5 ± 0.2 %. Its training loss of 0.797 ± 0.037 says that the network
+# fits even the training images badly. One group (LN) has the highest of the other errors, 2.4 ± 0.2 %, but the difference
+# is one or two images: that LN costs something, as in the paper, is not shown here.
 
 # %% [markdown]
+# ## What the groups are
+#
+# A group is a run of neighboring channels. Nothing looks for channels that are alike, and before training no channel
+# differs from another but by chance: groups by index and groups by a random permutation of the channels are the same
+# distribution of networks. Training can change that. A channel shares its mean and its variance with the others of its
+# group, so it may adapt to them.
+#
+# The intraclass correlation tells how alike the channels of a group are. Here it compares the mean of a channel before
+# the normalization, and its standard deviation, over 1000 training images. It is 1 if the channels of a group are the
+# same, about 0 if the groups are random, and at least -1 / (n - 1) for n channels in a group, where the groups have the
+# same average. `grouping.network` is the network above with 32 channels in 8 groups, and an order of the channels that
+# can be changed: neighbors in this order form the groups.
+
+# %%
+keras.utils.set_random_seed(0)
+generator = np.random.default_rng(0)
+model = grouping.network(images.image_shape, images.classes, channels=32, groups=8)
+shown = next(iter(images.train(min(images.train_size, 1000), seed=0)))[0]
+
+
+def correlations():
+    """The intraclass correlation of means and deviations in the groups of each layer, and in random groups."""
+    columns = {}
+    for i, statistics in enumerate(grouping.channel_statistics(model, shown), 1):
+        order = grouping.regrouped_layers(model)[i - 1].order.numpy()
+        for name, values in zip(("means", "deviations"), statistics, strict=True):
+            columns[f"{name}, layer {i}"] = {
+                "groups": grouping.intraclass(values, order, 8),
+                "random groups": grouping.by_chance(values, 8, generator).mean(),
+            }
+    return pd.DataFrame(columns).T.sort_index(ascending=False)
+
+
+start = correlations()
+train(model, seed=0)
+error = training.error(model, images.test())
+alike = pd.concat({"start": start, "trained": correlations()}, axis=1)
+alike.columns = [f"{groups}, {stage}" for stage, groups in alike.columns]
+alike.round(2)
+
+# %% [markdown]
+# So have the channels learned which group they are in? The trained network gets random groups, and no further training:
+
+# %%
+elsewhere = []
+for _ in range(3):
+    for layer in grouping.regrouped_layers(model):
+        layer.order.assign(generator.permutation(32))
+    elsewhere.append(training.error(model, images.test()))
+pd.DataFrame({"test error (%)": {"the groups of the training": error, "other groups": tables.spread(elsewhere)}})
+
+# %% [markdown]
+# They have. Training makes the means of a group alike: the correlation rises from 0.03 to 0.70 in the third layer and from
+# 0.07 to 0.39 in the second. Random groups of the same channels have 0.00. The standard deviations do not become alike,
+# and the first layer, which sees the images, stays as it was. In three random groupings the trained network has 10.2 ± 4.3 %
+# in place of 2.78 %.
+#
+# The same over five seeds and twice as many epochs is in
+# [docs/results.md](https://github.com/OWNER/keras_norm/blob/main/docs/results.md): means 0.46 ± 0.24 in the third layer and
+# 0.35 ± 0.11 in the second, deviations as in random groups. There the groups are also formed anew after the first epoch, of
+# similar channels. That brings nothing: the error is 1.7 ± 0.4 %, and 1.8 ± 0.3 % by index.
+#
 # ## What to remember
 #
-# Group Normalization is a family with Layer Normalization (one group) and Instance Normalization (one channel a group)
-# at its ends. Between them the number of groups is not an argument to search over: the paper's 32 groups, or 16
-# channels in a group, are where to start. What costs most in the paper is a group of a single channel.
+# * Group Normalization is a family with Layer Normalization (one group) and Instance Normalization (one channel a group)
+#   at its ends. Between them the number of groups is not an argument to search over: start with the paper's 32 groups, or
+#   with 16 channels in a group.
+# * A group of a single channel costs most, here and in the paper. That a single group costs something is not shown here.
+# * Groups are neighbors by index. Their channels are not alike at first; training makes their means alike. To look for
+#   similar channels brings nothing.
+# * A trained network depends on its groups: to reorder channels or to change `groups` afterwards breaks it.
 #
 # ## Exercises
 #
-# 1. Groups are runs of neighbouring channels. Shuffle the channels of a trained network's convolutions before each
-#    normalization, and measure: have the channels learned which group they are in?
-# 2. Give the network 64, 128 and 256 channels, so that the number of groups and the channels in a group become two
+# 1. Give the network 64, 128 and 256 channels, so that the number of groups and the channels in a group become two
 #    experiments, as in the paper.
+# 2. Train `grouping.network` with a random order of the channels from the start. Which rows of the last two tables
+#    change?
