@@ -5,7 +5,6 @@ import warnings
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from keras_norm import arguments
 from keras_norm._keras import takes_training
 from keras_norm.intercept import intercept
 from keras_norm.models.conversion import check_model
-from keras_norm.models.examination.findings import GAP, Examined, Finding, number_of_replicas
+from keras_norm.models.examination.findings import GAP, Examined, Finding
 from keras_norm.models.examination.measurement import Instrument, batches_of
 from keras_norm.models.examination.places import find_places
 from keras_norm.models.examination.report import Report
+from keras_norm.models.observation import random_state_restored
 from keras_norm.models.predicates import is_frozen, is_normalization
 from keras_norm.tensors import Tensor, at_least_float32
 from keras_norm.walk import named_layers
@@ -31,7 +31,7 @@ if backend.backend() == "tensorflow":
 elif backend.backend() == "jax":
     import jax
 elif backend.backend() == "torch":
-    import torch
+    pass
 
 
 class _Recording(keras.callbacks.Callback):
@@ -176,8 +176,8 @@ class NormalizationMonitor(_Recording):
     to the progress bar and, if it stands behind this callback in the list, to `keras.callbacks.TensorBoard`. Training
     is unaffected, bit for bit.
 
-    Each finding is a warning once for each layer. What training itself cures counts only at the end of an epoch: moving
-    statistics need some hundred steps to follow the data.
+    Each finding is a warning once for each layer. Stale moving statistics and the gap that they cause are warned of at
+    the end of an epoch only, since moving statistics need some hundred steps to follow the data.
 
     Args:
         data: inputs as for `model.fit`; with labels the losses are recorded too. The first `examined_steps` batches
@@ -231,7 +231,7 @@ class NormalizationMonitor(_Recording):
     def _record(self) -> None:
         model = self.model  # on JAX this brings the values of the training back into the model
         measurement = self._instrument.measure(self._batches, GAP)
-        self.report = Report(Examined(model, self._places, measurement, number_of_replicas(model)))
+        self.report = Report(Examined(model, self._places, measurement))
         self.history["gap"].append(measurement.gap)
         if measurement.losses is not None:
             for name, loss in zip(("loss_training", "loss_inference"), measurement.losses, strict=True):
@@ -340,7 +340,7 @@ def _responses(
     inputs = tree.map_structure(ops.convert_to_tensor, data)
     kwargs = {"training": training} if takes_training(model) else {}
     # The scope discards assigned variables and added losses.
-    with intercept(layers.values(), collect), keras.StatelessScope(), _isolated_rng():
+    with intercept(layers.values(), collect), keras.StatelessScope(), random_state_restored():
         model(inputs, **kwargs)
     called = {name: values for name, values in outputs.items() if values}
     for name in outputs:
@@ -357,11 +357,6 @@ def _is_concrete(output: Tensor) -> bool:
     if backend.backend() == "jax":
         return not isinstance(output, jax.core.Tracer)
     return backend.backend() != "tensorflow" or not tf.is_symbolic_tensor(output)
-
-
-def _isolated_rng() -> AbstractContextManager[Any]:
-    """Restores the random state of torch on exit. Keras draws dropout from torch's global generator."""
-    return torch.random.fork_rng() if backend.backend() == "torch" else nullcontext()
 
 
 def _flat_values(output: Tensor) -> np.ndarray:

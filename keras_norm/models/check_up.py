@@ -6,7 +6,7 @@ import keras
 
 from keras_norm import arguments
 from keras_norm.models.conversion import check_model
-from keras_norm.models.examination.findings import GAP, Examined, number_of_replicas
+from keras_norm.models.examination.findings import GAP, Examined
 from keras_norm.models.examination.measurement import OWNER, Instrument, batches_of
 from keras_norm.models.examination.places import find_places
 from keras_norm.models.examination.report import Report
@@ -71,4 +71,4 @@ def examine(
         if not batches:
             raise ValueError(f"{OWNER}: data must have a batch. Received: data={data!r}, which is empty.")
         measurement = Instrument(model, places).measure(batches, GAP, verbose)
-    return Report(Examined(model, places, measurement, number_of_replicas(model)))
+    return Report(Examined(model, places, measurement))

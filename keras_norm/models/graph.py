@@ -48,7 +48,7 @@ class Trace:
 
     def __init__(self, model: keras.Model, is_selected: Callable[[Layer], bool]) -> None:
         self.is_selected = is_selected
-        layers = filter(_is_leaf, all_layers(model, is_leaf=is_frozen))
+        layers = filter(is_leaf, all_layers(model, is_leaf=is_frozen))
         self.leaf_weights = [(layer, {id(weight) for weight in layer.weights}) for layer in layers]
         self.nodes: dict[int, Node] = {}
         self.callers: dict[int, tuple[int, int]] = {}
@@ -80,7 +80,7 @@ class Trace:
                 self.unknown[id(leaf)] = f"it is used by {layer.name} otherwise than by a call"
         for node in nodes:
             called = node.operation
-            if isinstance(called, Layer) and not _is_leaf(called):
+            if isinstance(called, Layer) and not is_leaf(called):
                 if any(map(self.is_selected, all_layers(called, is_leaf=is_frozen))):
                     self.call(called, node.arguments.args, node.arguments.kwargs)
                 else:
@@ -126,7 +126,8 @@ class Trace:
         return sorted(callers) == sorted(set(other_callers)) and len({layer for layer, _ in callers}) == 1
 
 
-def _is_leaf(layer: Layer) -> bool:
+def is_leaf(layer: Layer) -> bool:
+    """Whether the tools treat the layer as a single one: it is frozen, or has no layers inside."""
     return is_frozen(layer) or not sublayers(layer)
 
 

@@ -2,11 +2,12 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import backend, ops
 
 from keras_norm.tensors import Tensor
 from keras_norm.walk import all_layers
@@ -37,6 +38,15 @@ class ObservingModel(keras.Model):
 
     def call(self, inputs: Any) -> Any:
         return self._observe(inputs)
+
+
+def random_state_restored() -> AbstractContextManager[Any]:
+    """Restores the random state of torch on exit. Keras draws dropout from torch's global generator."""
+    if backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    return torch.random.fork_rng()
 
 
 def as_row(value: Any) -> Tensor:

@@ -3,6 +3,7 @@
 import keras
 from keras.layers import Layer
 
+from keras_norm.layers import GroupNormalization, LayerNormalization, RMSNormalization
 from keras_norm.layers.base import Normalization
 from keras_norm.layers.base_batch import BaseBatchNormalization
 from keras_norm.layers.frozen import FrozenBatchNormalization
@@ -15,6 +16,13 @@ NORMALIZATIONS = (
     keras.layers.RMSNormalization,
     Normalization,
     FrozenBatchNormalization,
+)
+GROUP_NORMALIZATIONS = (GroupNormalization, keras.layers.GroupNormalization)
+ALONG_AXES = (
+    LayerNormalization,
+    RMSNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
 )
 
 
@@ -31,3 +39,13 @@ def is_frozen(layer: Layer) -> bool:
 def is_normalization(layer: Layer) -> bool:
     """Whether the layer normalizes its inputs by statistics of activations."""
     return isinstance(layer, NORMALIZATIONS)
+
+
+def is_group_normalization(layer: Layer) -> bool:
+    """Whether the layer has an argument `groups`."""
+    return isinstance(layer, GROUP_NORMALIZATIONS)
+
+
+def is_along_axes(layer: Layer) -> bool:
+    """Whether `axis` of the layer lists the axes to reduce, and not the axis of the channels."""
+    return isinstance(layer, ALONG_AXES)

@@ -9,26 +9,13 @@ import keras
 from keras.layers import Layer
 
 from keras_norm import arguments
-from keras_norm.layers import (
-    GlobalResponseNormalization,
-    GroupNormalization,
-    LayerNormalization,
-    RMSNormalization,
-    affine,
-)
+from keras_norm.layers import GlobalResponseNormalization, affine
 from keras_norm.layers.base import Normalization
 from keras_norm.layers.channel import ChannelLayer
 from keras_norm.models.conversion import convert
-from keras_norm.models.predicates import is_frozen, is_normalization
+from keras_norm.models.predicates import is_along_axes, is_frozen, is_group_normalization, is_normalization
 
 OWNER = "replace_normalization"
-GROUPED = (GroupNormalization, keras.layers.GroupNormalization)
-WITHOUT_CHANNEL_AXIS = (
-    LayerNormalization,
-    RMSNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.RMSNormalization,
-)
 COPIED_ARGUMENTS = ("name", "dtype", "trainable", "center", "scale", *affine.ARGUMENTS)
 
 
@@ -79,7 +66,6 @@ def replace_normalization(
     if isinstance(to, type) or not callable(to):
         hint = f"give a layer, {to.__name__}(...)" if isinstance(to, type) else "such as GroupNormalization(32)"
         raise TypeError(f"{OWNER}: to must be a layer or a function of the old layer. Received: to={to!r} ({hint}).")
-    _check_new(to)
     reduced_groups: dict[str, tuple[int, int, int]] = {}
     if isinstance(to, Layer):
         _check_template(to)
@@ -115,11 +101,11 @@ def _from_template(template: Layer, old: Layer, reduced_groups: dict[str, tuple[
     kept = copied & config.keys()
     config |= {name: value for name, value in old_config.items() if name in kept and arguments.is_set(name, value)}
     channel_axis = arguments.single_axis(norm.axis)
-    if channel_axis is not None and not isinstance(template, WITHOUT_CHANNEL_AXIS):
+    if channel_axis is not None and not is_along_axes(template):
         config["axis"] = channel_axis
     elif channel_axis is not None and old.built:
         _check_axes(template, config["axis"], old, channel_axis)
-    if isinstance(template, GROUPED) and old.built:
+    if is_group_normalization(template) and old.built:
         channels = old.get_build_config()["input_shape"][config["axis"]]
         groups = _largest_divisor(channels, config["groups"])
         if groups != config["groups"]:

@@ -10,11 +10,12 @@ from keras import layers as kl
 from keras.layers import Layer
 
 from keras_norm import arguments, kernels, layers
-from keras_norm._keras import sublayers, uses_weight_decay
+from keras_norm._keras import uses_weight_decay
 from keras_norm.kernel_layouts import output_axes
 from keras_norm.models.examination import cures
 from keras_norm.models.examination.measurement import Measured, Measurement
 from keras_norm.models.examination.places import Place, positions_in, sets_of
+from keras_norm.models.graph import is_leaf
 from keras_norm.models.linear import has_linear_output, is_linear
 from keras_norm.models.predicates import is_batch_normalization, is_frozen, is_normalization
 from keras_norm.tensors import dtype_name
@@ -60,7 +61,13 @@ class Examined:
     model: keras.Model
     places: list[Place]
     measurement: Measurement | None
-    replicas: int
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas take a part of each batch of `fit`; one on JAX, where a batch is one array."""
+        if keras.backend.backend() == "tensorflow":
+            return int(self.model.distribute_strategy.num_replicas_in_sync)
+        return 1 if keras.backend.backend() == "jax" else kernels.number_of_replicas()
 
     def measured(self) -> Iterator[tuple[Place, Measured]]:
         """All measured calls of normalizations."""
@@ -106,10 +113,8 @@ def small_sets(examined: Examined) -> Iterator[Finding]:
                 {"positions": positions},
                 cures.larger_sets(examined.model, place),
             )
-    for place, found in sorted(examined.measured(), key=lambda pair: pair[1].global_positions):
-        samples, positions = _samples_and_positions(place, found)
-        small = 1 < positions < FEW_POSITIONS or (samples <= FEW_SAMPLES and positions > 1)
-        if place.uses_batch and small and not _helped_by_other_replicas(examined, place):
+    for place, samples, positions in _small_batches(examined):
+        if positions > 1 and not _helped_by_other_replicas(examined, place):
             yield Finding(
                 "small_sets",
                 place.path,
@@ -123,15 +128,13 @@ def small_sets(examined: Examined) -> Iterator[Finding]:
 
 def unsynchronized_replicas(examined: Examined) -> Iterator[Finding]:
     """Small batches on each of several replicas that could be one larger batch."""
-    for place, found in sorted(examined.measured(), key=lambda pair: pair[1].global_positions):
-        samples, positions = _samples_and_positions(place, found)
-        small = samples <= FEW_SAMPLES or positions < FEW_POSITIONS
-        if place.uses_batch and small and _helped_by_other_replicas(examined, place):
+    for place, samples, positions in _small_batches(examined):
+        if _helped_by_other_replicas(examined, place):
             yield Finding(
                 "unsynchronized_replicas",
                 place.path,
                 "warning",
-                f"Each of {examined.replicas} replicas takes its statistics from {samples} samples of its own "
+                f"Each of {examined.replicas} replicas takes its statistics from a batch of {samples} samples "
                 f"({positions} positions per channel).",
                 {"replicas": examined.replicas, "samples": samples, "positions": positions},
                 "model = keras_norm.models.synchronize_batch_normalization(model)",
@@ -211,7 +214,7 @@ def statistics_over_time(examined: Examined) -> Iterator[Finding]:
             causal = getattr(call.source, "padding", None) == "causal"
             if not (is_sequence_model or causal or call.masked or call.shape[1] is None):
                 continue
-            if any({0, 1} & set(of.axes) == {1} for of in sets_of(place.norm, Shaped(call.shape))):
+            if any({0, 1} & set(of.axes) == {1} for of in sets_of(place.norm, call)):
                 yield Finding(
                     "statistics_over_time",
                     place.path,
@@ -229,8 +232,8 @@ def mask_ignored(examined: Examined) -> Iterator[Finding]:
         masked = [call for call in place.calls if call.masked]
         if not masked or not isinstance(place.norm, WITHOUT_MASK):
             continue
-        shape = masked[0].shape
-        if any(set(of.axes) - {len(shape) - 1} for of in sets_of(place.norm, Shaped(shape))):
+        last = len(masked[0].shape) - 1
+        if any(set(of.axes) - {last} for of in sets_of(place.norm, masked[0])):
             yield Finding(
                 "mask_ignored",
                 place.path,
@@ -254,7 +257,7 @@ def redundant_bias(examined: Examined) -> Iterator[Finding]:
                 place.path,
                 "note",
                 f"The bias of {before.name!r} has no effect: the normalization subtracts it with the mean. It costs "
-                "memory and does no harm: the cure builds an untrained model.",
+                "memory but does no harm. The cure builds an untrained model.",
                 {"biases": int(np.prod(before.bias.shape))},
                 cures.cloned(f'({{"use_bias": False}} if layer.name == {before.name!r} else {{}})'),
             )
@@ -334,7 +337,7 @@ def frozen_but_updating(examined: Examined) -> Iterator[Finding]:
     """Moving statistics that change while what feeds them is frozen."""
     if not examined.model.trainable_weights:
         return
-    weighted = list(filter(_owns_weights, all_layers(examined.model, is_leaf=is_frozen)))
+    weighted = [layer for layer in all_layers(examined.model, is_leaf=is_leaf) if is_leaf(layer) and layer.weights]
     frozen = [k for k, layer in enumerate(weighted) if not is_normalization(layer) and _is_frozen_by_user(layer)]
     updating = [place for place in examined.places if place.uses_batch]
     between = [place for place in updating if frozen and frozen[0] < weighted.index(place.layer) < frozen[-1]]
@@ -421,23 +424,25 @@ RULES: list[Rule] = [
 ]
 
 
-class Shaped(NamedTuple):
-    """Stands for a tensor where only the shape matters."""
-
-    shape: tuple[int | None, ...]
-
-
 def _smallest_sets(examined: Examined) -> Iterator[tuple[Place, int]]:
     """The number of positions of the smallest set of each normalization, as far as it is known."""
     for place in examined.places:
         for call in place.calls:
-            for of in sets_of(place.norm, Shaped(call.shape)):
+            for of in sets_of(place.norm, call):
                 positions = positions_in(of, call.shape)
                 if 0 not in of.axes and positions is not None:
                     yield place, positions
     for place, found in examined.measured():
         if place.uses_batch:
             yield place, found.global_positions
+
+
+def _small_batches(examined: Examined) -> Iterator[tuple[Place, int, int]]:
+    """Batch normalizations with few samples or positions in training, the smallest sets first, with both numbers."""
+    for place, found in sorted(examined.measured(), key=lambda pair: pair[1].global_positions):
+        samples, positions = _samples_and_positions(place, found)
+        if place.uses_batch and (samples <= FEW_SAMPLES or positions < FEW_POSITIONS):
+            yield place, samples, positions
 
 
 def _samples_and_positions(place: Place, found: Measured) -> tuple[int, int]:
@@ -477,16 +482,5 @@ def _only_rescales(place: Place) -> bool:
     return isinstance(place.norm, (layers.DynamicTanh, layers.GlobalResponseNormalization))
 
 
-def _owns_weights(layer: Layer) -> bool:
-    return bool(layer.weights) and (is_frozen(layer) or not sublayers(layer))
-
-
 def _is_frozen_by_user(layer: Layer) -> bool:
     return not any(weight.trainable for weight in layer.weights)
-
-
-def number_of_replicas(model: keras.Model) -> int:
-    """How many replicas take a part of each batch of `fit`; one on JAX, where a batch is one array."""
-    if keras.backend.backend() == "tensorflow":
-        return int(model.distribute_strategy.num_replicas_in_sync)
-    return 1 if keras.backend.backend() == "jax" else kernels.number_of_replicas()

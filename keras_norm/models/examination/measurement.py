@@ -1,8 +1,8 @@
 """Measures the normalizations of a model: moments, moving statistics, and what each layer changes between modes."""
 
 import inspect
+import itertools
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from keras_norm._keras import loss_weights_of
 from keras_norm.intercept import intercept
 from keras_norm.models.conversion import strategy_scope
 from keras_norm.models.examination.places import Place, sets_of
-from keras_norm.models.observation import ObservingModel, Recorder, as_row, pooled_moments
+from keras_norm.models.observation import ObservingModel, Recorder, as_row, pooled_moments, random_state_restored
 from keras_norm.models.predicates import is_batch_normalization
 from keras_norm.tensors import Tensor, cast, select, upcast
 
@@ -51,7 +51,7 @@ def batches_of(data: Any, labels: Any, steps: int, batch_size: int) -> Iterator[
         return
     indices = range(len(data) if getattr(data, "num_batches", None) else steps)
     batches = (data[i] for i in indices) if isinstance(data, keras.utils.PyDataset) else iter(data)
-    for _, batch in zip(range(steps), batches, strict=False):
+    for batch in itertools.islice(batches, steps):
         yield Batch(*tree.map_structure(_array, keras.utils.unpack_x_y_sample_weight(batch)))
 
 
@@ -112,6 +112,12 @@ class Measurement:
     samples: int = 0
 
 
+class _SwitchedRecorder(Recorder):
+    """Also holds the switches during a call: 1 for each batch normalization that runs in training mode, else 0."""
+
+    switch: Tensor | None = None
+
+
 class Instrument:
     """Calls a model with chosen layers in training mode, and records all calls of its normalizations.
 
@@ -121,8 +127,9 @@ class Instrument:
     def __init__(self, model: keras.Model, places: list[Place], run_eagerly: bool = False) -> None:
         self._model = model
         self._places = {id(place.layer): place for place in places if not place.in_loop}
-        self._switches = [key for key, place in self._places.items() if is_batch_normalization(place.layer)]
-        self._recorder = Recorder()
+        batch_normalizations = [key for key, place in self._places.items() if is_batch_normalization(place.layer)]
+        self._switches = {key: index for index, key in enumerate(batch_normalizations)}
+        self._recorder = _SwitchedRecorder()
         self._called: list[Place] = []
         with strategy_scope(model):
             self._observing = ObservingModel(model, self._observe)
@@ -170,7 +177,7 @@ class Instrument:
         if self._switches:
             self._switch.assign([float(key in in_training) for key in self._switches])
         normalizations = [place.layer for place in self._places.values()]
-        with intercept(normalizations, self._record), _random_state_restored():
+        with intercept(normalizations, self._record), random_state_restored():
             found = self._observing.predict(x, batch_size=len(tree.flatten(x)[0]), verbose=0)
         return found["outputs"], found["records"]
 
@@ -202,7 +209,7 @@ class Instrument:
                 in_training = call(**(given | {"training": True}))
             row["changed"] = _squares(upcast(in_training) - upcast(y))
             row |= {"size": _squares(_centred(upcast(y))), "size in training": _squares(_centred(upcast(in_training)))}
-            on = self._recorder.switch[self._switches.index(id(layer))] > 0.5
+            on = self._recorder.switch[self._switches[id(layer)]] > 0.5
             y = cast(ops.where(on, in_training, y), y.dtype)
         self._recorder.records.append((place, {name: as_row(value) for name, value in row.items()}))
         return y
@@ -316,12 +323,3 @@ def _losses(
         return float(np.average([float(ops.convert_to_numpy(loss)) for loss in losses], weights=samples))
 
     return mean(in_training), mean(in_inference)
-
-
-def _random_state_restored() -> AbstractContextManager[Any]:
-    """Restores the random state of torch on exit."""
-    if backend.backend() != "torch":
-        return nullcontext()
-    import torch
-
-    return torch.random.fork_rng()

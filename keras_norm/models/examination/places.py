@@ -11,7 +11,13 @@ from keras_norm import arguments, layers, sets
 from keras_norm._keras import Node, get_keras_mask, node_of
 from keras_norm.kernel_layouts import output_axes
 from keras_norm.models.graph import Neighbours, Trace, traced
-from keras_norm.models.predicates import is_batch_normalization, is_frozen, is_normalization
+from keras_norm.models.predicates import (
+    is_along_axes,
+    is_batch_normalization,
+    is_frozen,
+    is_group_normalization,
+    is_normalization,
+)
 from keras_norm.sets import Sets
 from keras_norm.tensors import Tensor
 from keras_norm.walk import named_layers
@@ -20,8 +26,6 @@ LOOPS = (kl.RNN, kl.TimeDistributed)
 """Layers that call those inside them step by step, where a call cannot be observed."""
 KEEP_CHANNELS = (kl.Activation, kl.ReLU, kl.LeakyReLU, kl.ELU, kl.PReLU, kl.Dropout)
 """Layers that leave the channels where they are, besides all normalizations."""
-
-ALONG_AXES = (layers.LayerNormalization, layers.RMSNormalization, kl.LayerNormalization, kl.RMSNormalization)
 
 Shape = tuple[int | None, ...]
 
@@ -54,7 +58,7 @@ class Place(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The name of the class, with that of Keras in front of its own."""
+        """The name of the class, after "keras" for a layer of Keras and "frozen" for a frozen one."""
         name = type(self.norm).__name__ if type(self.norm) is type(self.layer) else f"frozen {type(self.norm).__name__}"
         return f"keras {name}" if type(self.norm).__module__.startswith("keras.") else name
 
@@ -114,14 +118,12 @@ def sets_of(norm: Layer, x: Any) -> list[Sets]:
     if isinstance(norm, layers.DynamicTanh):
         return []
     axis: Any = norm.axis
-    if isinstance(
-        norm, (layers.LayerNormalization, layers.RMSNormalization, kl.LayerNormalization, kl.RMSNormalization)
-    ):
+    if is_along_axes(norm):
         if axis is None:
             return [sets.group(x, rank - 1, 1)]
         return [sets.along(arguments.resolve_axes(norm.name, axis, rank))]
     axis = arguments.resolve_axis(norm.name, axis, rank)
-    if isinstance(norm, (layers.GroupNormalization, kl.GroupNormalization)):
+    if is_group_normalization(norm):
         return [sets.group(x, axis, arguments.resolve_groups(norm.name, norm.groups, x.shape[axis], axis))]
     if not is_batch_normalization(norm):
         return [sets.instance(x, axis)]

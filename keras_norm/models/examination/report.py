@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 from keras.layers import Layer
 
-from keras_norm.models.examination.findings import Examined, Finding, Shaped, find
+from keras_norm.models.examination.findings import Examined, Finding, find
 from keras_norm.models.examination.measurement import Measured
 from keras_norm.models.examination.places import Place, description, positions_in, sets_of
 
@@ -275,8 +275,8 @@ def _line(place: Place, number: int, found: Measured | None) -> Line:
     gamma, beta = (_values(norm, name) for name in ("gamma", "beta"))
     which = "unknown"
     if call is not None:
-        which = description(norm, Shaped(call.shape))
-        each = [positions_in(of, call.shape) for of in sets_of(norm, Shaped(call.shape))]
+        which = description(norm, call)
+        each = [positions_in(of, call.shape) for of in sets_of(norm, call)]
         per_sample = None if None in each or not each else min(n for n in each if n is not None)
     distance, ratio = (found.distance, found.ratio) if found else (None, None)
     return Line(
