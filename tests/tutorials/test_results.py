@@ -12,6 +12,7 @@ pytestmark = tensorflow_only
 
 DOCS = Path(__file__).parents[2] / "docs"
 STORED = {  # the rows in docs/results, and the experiment that made them
+    "recurrent_pixels": "recurrent",
     "batch_size_cifar10": "batch_size",
     "batch_size_digits": "batch_size",
     "groups_digits": "groups",

@@ -185,7 +185,8 @@ def by_rate(runs: pd.DataFrame, value: str, of_seeds: Callable[[pd.Series], str]
 def draw(runs: pd.DataFrame, path: Path) -> None:
     """For each task the learning curves at a moderate and at a high learning rate, and the ends at all of them."""
     names = runs["task"].unique()
-    figure, rows = plt.subplots(len(names), 3, figsize=(12, 4 * len(names)), layout="constrained", squeeze=False)
+    size = (12, 4 * len(names))
+    figure, rows = plt.subplots(len(names), 3, figsize=size, layout="constrained", sharey="row", squeeze=False)
     for panels, name in zip(rows, names, strict=True):
         of_task = runs[runs["task"] == name]
         rates = of_task["learning_rate"].unique()
