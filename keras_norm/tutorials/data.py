@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -49,6 +49,19 @@ class ImageData:
             return (tf.cast(images, tf.float32) - self.mean) / self.deviation, labels
 
         return batches.map(standardize, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def half_of_classes(images: ImageData, which: int) -> ImageData:
+    """The images of the first half of the classes, or of the second (`which` is 0 or 1), counted from 0 again."""
+    classes = images.classes // 2
+
+    def of_half(split: tf.data.Dataset) -> tf.data.Dataset:
+        mine = split.filter(lambda _, label: label // classes == which)
+        return in_memory(mine.map(lambda image, label: (image, label - which * classes)))
+
+    train, test = of_half(images.train_split), of_half(images.test_split)
+    size = int(train.cardinality())
+    return replace(images, classes=classes, train_size=size, train_split=train, test_split=test)
 
 
 def mirrored(images: tf.Tensor) -> tf.Tensor:

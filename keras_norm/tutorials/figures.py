@@ -129,6 +129,16 @@ def batch_size_axis(axes: Axes, sizes: Iterable[int]) -> None:
     axes.set_xlabel("batch size (images per step, on each device)")
 
 
+def error_axis(axes: Axes) -> None:
+    """A logarithmic vertical axis of test errors in percent, with a grid."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.set_ylabel("test error (%), log scale")
+    axes.grid(alpha=0.3)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes the figure as PNG and closes it."""
     figure.savefig(path, dpi=150)

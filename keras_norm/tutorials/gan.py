@@ -66,7 +66,8 @@ class GAN(keras.Model):
     def __init__(self, generator: keras.Model, discriminator: keras.Model, learning_rate: float) -> None:
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
-        self.optimizers = {model: keras.optimizers.Adam(learning_rate, 0.5, 0.9) for model in (generator, discriminator)}
+        models = (generator, discriminator)
+        self.optimizers = {model: keras.optimizers.Adam(learning_rate, 0.5, 0.9) for model in models}
         for model, optimizer in self.optimizers.items():
             optimizer.build(model.trainable_variables)
 
@@ -116,17 +117,15 @@ class Watch(keras.callbacks.Callback):
     def _look(self, step: int) -> None:
         self.images = self.model.generator.predict(self.noise, batch_size=1000, verbose=0)
         distance = round(frechet_distance(self.images, self.real), 2)
-        largest = {f"sigma_{i}": round(s, 3) for i, s in enumerate(largest_singular_values(self.model.discriminator), 1)}
+        values = largest_singular_values(self.model.discriminator)
+        largest = {f"sigma_{i}": round(value, 3) for i, value in enumerate(values, 1)}
         self.rows.append({"step": step, "frechet_distance": distance, **largest})
 
 
-def train(
-    name: str, real: dict[str, np.ndarray], wrap: Callable, learning_rate: float, steps: int, seed: int
-) -> Watch:
+def train(real: dict[str, np.ndarray], wrap: Callable, learning_rate: float, steps: int, seed: int) -> Watch:
     """Trains a GAN from `seed`, and returns what was seen of it.
 
     Args:
-        name: of the model.
         real: pixels from -1 to 1 of the "train" and the "test" images.
         wrap: what changes each layer of the discriminator.
         learning_rate: that of generator and discriminator.

@@ -25,9 +25,9 @@ import pandas as pd
 import tensorflow as tf
 
 from command_line import Progress, parser, positive, record
-from distributed import devices
 from keras_norm.tutorials import figures, tables
 from keras_norm.tutorials.data import ImageData, load, mirrored, shifted_and_mirrored
+from keras_norm.tutorials.devices import devices
 from keras_norm.tutorials.networks import NETWORKS, NORMALIZATIONS, Normalization
 from keras_norm.tutorials.training import compile_classifier, error
 

@@ -1,214 +1,214 @@
-"""Batch Normalization on several devices: what a small batch on each of them does, and what synchronizing mends.
+"""Batch Normalization on several devices: a small batch on each of them, with and without synchronized statistics.
 
-    python tutorials/distributed.py                # all GPUs, or two logical devices of the CPU
-    python tutorials/distributed.py --replicas 4
-    python tutorials/distributed.py --workers 2    # two processes; then once more, and one of them is killed
+    python tutorials/experiments/distributed.py                # all GPUs, or two logical devices of the CPU
+    python tutorials/experiments/distributed.py --replicas 4
+    python tutorials/experiments/distributed.py --workers 2    # two processes; then again, and one of them is killed
 
-A replica's part of the batch is all that a plain BatchNormalization sees. With 2 images in it the statistics are
-noise; `synchronized=True` takes those of all replicas together, and GroupNormalization those of each image alone.
-
-To remember: what counts is the batch that the statistics see. Cross-replica BN is BN on one device with the batch of
-all replicas, to rounding; GN needs neither a large batch nor other replicas.
+Trains a small convolutional network with 2 images on each device: Batch Normalization with the statistics of each
+device and of all devices, Group Normalization, and Batch Normalization on one device with the images of all. The
+learning rate is in proportion to the images of a step.
 """
 
 import argparse
-import csv
+import itertools
 import json
 import os
 import shutil
 import sys
-import time
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
 import keras_norm as kn
-import workers
+from command_line import Progress, parser, positive, record
 from keras_norm.distribute import DistributedModel
-from keras_norm.tutorials.data import load
+from keras_norm.tutorials import figures, tables, workers
+from keras_norm.tutorials.data import ImageData, load
+from keras_norm.tutorials.devices import devices
+from keras_norm.tutorials.networks import convolutional
+from keras_norm.tutorials.training import compile_classifier
 
+batch_normalization = partial(kn.BatchNormalization, momentum=0.9)
 NORMALIZATIONS = {
-    "BN": lambda: kn.BatchNormalization(momentum=0.9),
-    "cross-replica BN": lambda: kn.BatchNormalization(momentum=0.9, synchronized=True),
-    "GN": lambda: kn.GroupNormalization(groups=8),
+    "batch": batch_normalization,
+    "synchronized": partial(batch_normalization, synchronized=True),
+    "group": partial(kn.GroupNormalization, groups=8),
+    "batch_one_device": batch_normalization,
 }
 KILL_AT = "epoch 2, step 3"
 
 
-def network(normalization, shape, classes, model_class=keras.Model):
-    """Four convolutions, each with a normalization."""
-    x = keras.Input(shape)
-    h = x
-    for filters, strides in ((16, 1), (32, 2), (32, 2), (64, 2)):
-        h = keras.layers.Conv2D(filters, 3, strides, padding="same", use_bias=False)(h)
-        h = keras.layers.ReLU()(normalization()(h))
-    return model_class(x, keras.layers.Dense(classes)(keras.layers.GlobalAveragePooling2D()(h)))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """A worker is the same program: TF_CONFIG says that it is one."""
+    flags = argument_parser()
+    args = flags.parse_args(arguments)
+    args.batch_size = args.batch_size or (8 if args.workers else 2)
+    if "TF_CONFIG" in os.environ:
+        work(args)
+        return
+    # TensorFlow's devices are divided before the data are read.
+    strategy = None if args.workers else tf.distribute.MirroredStrategy(devices(args.replicas))
+    try:
+        data = load(args.dataset, args.train_images, args.data_dir)  # on disk before several workers ask for it
+    except ValueError as error:
+        flags.error(str(error))
+    if strategy is None:
+        train_on_workers(args, sys.argv[1:] if arguments is None else arguments)
+    else:
+        runs = record(compare(data, args, strategy), args.output / "distributed.csv")
+        draw(runs, args.output / "distributed.png")
+        tables.show(results(runs))
 
 
-def compiled(strategy, normalization, images, batch_size, model_class=keras.Model):
-    """Built and compiled inside the scope; the learning rate grows with the batch of all replicas."""
-    with strategy.scope():
-        model = network(normalization, images.image_shape, images.classes, model_class)
-        model.compile(
-            optimizer=keras.optimizers.SGD(0.1 * batch_size / 32, momentum=0.9),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-        )
-    return model
+def argument_parser() -> argparse.ArgumentParser:
+    """The flags, with the default run's values."""
+    flags = parser(__doc__)
+    add = flags.add_argument
+    add("--replicas", type=positive, default=2, metavar="N", help="logical devices of the CPU, where there is no GPU")
+    add("--workers", type=positive, metavar="N", help="train on so many local processes instead, from seed 0")
+    add("--batch-size", type=positive, metavar="N", help="images on each replica; 2, or 8 on workers, if not given")
+    add("--normalizations", nargs="+", choices=NORMALIZATIONS, default=list(NORMALIZATIONS), help="what to compare")
+    add("--epochs", type=positive, default=4, metavar="N", help="passes over the training images, in every run")
+    return flags
 
 
-def pipelines(images, batch_size):
-    """Training and test batches for all replicas together.
+def results(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The table of the experiment: mean and standard deviation over the seeds."""
+    return {"test error (%) by epoch, several devices": tables.summary(runs, "normalization", "epoch", "error")}
 
-    The order is that of the seed in every epoch, so that a run that is started again goes on with the same images.
-    Each worker reads all files and takes its share of the images: a small data set is a single file.
-    """
-    shuffled = images.train_split.shuffle(images.train_size, seed=0, reshuffle_each_iteration=False)
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
 
-    def standardize(x, label):
-        return (tf.cast(x, tf.float32) - images.mean) / images.deviation, label
-
-    batches = shuffled.batch(batch_size, drop_remainder=True), images.test_split.batch(500)
-    return [b.map(standardize).prefetch(tf.data.AUTOTUNE).with_options(options) for b in batches]
+def draw(runs: pd.DataFrame, path: Path) -> None:
+    """The test error against the epoch, on a logarithmic axis."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name in runs["normalization"].unique():
+        errors = runs[runs["normalization"] == name].pivot(index="seed", columns="epoch", values="error")
+        options = {"linestyle": "--"} if name == "batch_one_device" else {}
+        figures.curve(axes, name, errors.columns, errors, **options)
+    axes.set_xticks(runs["epoch"].unique())
+    axes.set_xlabel("epoch")
+    figures.error_axis(axes)
+    images, replicas = runs["images_a_replica"][0], runs["replicas"].max()
+    axes.set_title(f"{runs['dataset'][0]}: {images} images on each of {replicas} devices")
+    figure.legend(title="normalization", loc="outside right upper")
+    figures.save(figure, path)
 
 
 # Replicas in one process
 
 
-def devices(count):
-    """All GPUs, or the CPU as `count` logical devices."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        return [f"GPU:{i}" for i in range(len(gpus))]
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
-    return [f"CPU:{i}" for i in range(count)]
-
-
-def compare(args):
-    """Trains one network per normalization on all replicas, and one with BN on a single device."""
-    replicas = tf.distribute.MirroredStrategy(devices(args.replicas))
+def compare(data: ImageData, args: argparse.Namespace, replicas: tf.distribute.Strategy) -> Iterator[dict[str, Any]]:
+    """Trains one network for each normalization, then all of them again from the next seed; a row for each epoch."""
     one_device = tf.distribute.get_strategy()
-    rows = []
-    for name, strategy in [*((name, replicas) for name in args.normalizations), ("BN", one_device)]:
-        _, history = train(args, name, strategy, replicas.num_replicas_in_sync * args.batch_size)
-        rows += history
-    write(rows, args.output / "distributed.csv")
-    draw(rows, args.output / "distributed.png")
+    images = replicas.num_replicas_in_sync * args.batch_size
+    for seed, name in itertools.product(range(args.seeds), args.normalizations):
+        strategy = one_device if name == "batch_one_device" else replicas
+        progress = Progress(f"seed {seed}, {name:>16}", args.epochs)
+        _, rows = train(data, args, name, strategy, images, seed, callbacks=[progress])
+        progress.finish(f"error {rows[-1]['error']:4.1f} %")
+        yield from rows
 
 
-def train(args, name, strategy, batch_size, model_class=keras.Model, callbacks=None):
-    """Trains a network by fit and prints how it went; returns it and a row for each epoch."""
-    keras.utils.set_random_seed(0)  # the same initial weights and order of images in each run
-    images = load(args.dataset, args.train_images)
-    training, test = pipelines(images, batch_size)
-    model = compiled(strategy, NORMALIZATIONS[name], images, batch_size, model_class)
-    began = time.perf_counter()
+def train(
+    data: ImageData,
+    args: argparse.Namespace,
+    name: str,
+    strategy: tf.distribute.Strategy,
+    images: int,
+    seed: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    model_class: type[keras.Model] = keras.Model,
+) -> tuple[keras.Model, list[dict[str, Any]]]:
+    """Trains a network with so many images at a step; returns it and a row for each epoch."""
+    keras.utils.set_random_seed(seed)  # the same initial weights for each normalization, and on each worker
+    steps = args.epochs * (data.train_size // images)
+    with strategy.scope():
+        model = convolutional(data.image_shape, data.classes, NORMALIZATIONS[name], model_class)
+        compile_classifier(model, 0.1 * images / 32, steps, jit_compile=False, steps_per_execution=1)
+    training, test = pipelines(data, images, seed)
     history = model.fit(
         training, validation_data=test, epochs=args.epochs, shuffle=False, verbose=0, callbacks=callbacks
     ).history
-    seconds = time.perf_counter() - began
-    replicas = strategy.num_replicas_in_sync
-    run = {"normalization": name, "replicas": replicas, "statistics over": over(name, batch_size, replicas)}
+    run = {"dataset": args.dataset, "normalization": name, "replicas": strategy.num_replicas_in_sync}
+    run |= {"images_a_replica": args.batch_size, "seed": seed}
     errors = [round(100 * (1 - accuracy), 2) for accuracy in history["val_accuracy"]]
-    print(f"  {label(run):<47} test error by epoch, %: {errors}  ({seconds:.0f} s)", flush=True)
-    losses = [round(loss, 4) for loss in history["loss"]]
-    return model, [
-        run | {"epoch": epoch, "loss": loss, "error %": error}
-        for epoch, (loss, error) in enumerate(zip(losses, errors, strict=True), 1)
-    ]
+    epochs = enumerate(zip(history["loss"], errors, strict=True), 1)
+    return model, [run | {"epoch": epoch, "loss": round(loss, 4), "error": error} for epoch, (loss, error) in epochs]
 
 
-def over(name, batch_size, replicas):
-    """How many images share a mean and a variance."""
-    return {"GN": 1, "cross-replica BN": batch_size}.get(name, batch_size // replicas)
+def pipelines(data: ImageData, images: int, seed: int) -> list[tf.data.Dataset]:
+    """Training and test batches for all replicas together.
 
+    The order of the images is that of the seed in every epoch, so that a run that is started again goes on with the
+    same images. Each worker reads all files and takes its share of the images: a small data set is a single file.
+    """
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
 
-def label(row):
-    """A run in words."""
-    where = "one device" if row["replicas"] == 1 else f"{row['replicas']} replicas"
-    images = "each image" if row["statistics over"] == 1 else f"{row['statistics over']} images"
-    return f"{row['normalization']} on {where}, over {images}"
+    def standardize(x: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return (tf.cast(x, tf.float32) - data.mean) / data.deviation, label
 
-
-def write(rows, path):
-    """The rows as CSV."""
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
-    print(f"wrote {path}")
-
-
-def draw(rows, path):
-    """Test error against the epoch, a line for each run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name in dict.fromkeys(label(row) for row in rows):
-        run = [row for row in rows if label(row) == name]
-        axes.plot([r["epoch"] for r in run], [r["error %"] for r in run], marker="o", label=name)
-    axes.set(xlabel="epoch", ylabel="test error, %", yscale="log", xticks=sorted({r["epoch"] for r in rows}))
-    axes.set_yticks(ticks := [1, 2, 5, 10, 20, 50, 100], labels=ticks)
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=2)
-    figure.savefig(path, dpi=150)
-    print(f"wrote {path}")
+    shuffled = data.train_split.shuffle(data.train_size, seed=seed, reshuffle_each_iteration=False)
+    batches = shuffled.batch(images, drop_remainder=True), data.test_split.batch(500)
+    return [part.map(standardize).prefetch(tf.data.AUTOTUNE).with_options(options) for part in batches]
 
 
 # Replicas in several processes
 
 
-class Progress(keras.callbacks.Callback):
-    """Says where this worker is."""
+class Steps(keras.callbacks.Callback):
+    """Prints the epoch and the step, for `workers.wait_for`."""
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         print(f"epoch {self.epoch + 1}, step {batch + 1}", flush=True)
 
 
-def work(args):
+def work(args: argparse.Namespace) -> None:
     """What each worker runs: TF_CONFIG tells it of the others, its backup where to go on."""
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    data = load(args.dataset, args.train_images, args.data_dir)
     rows = []
-    for name in args.normalizations:
-        backup = keras.callbacks.BackupAndRestore(args.output / f"backup-{index}")
-        batch_size = strategy.num_replicas_in_sync * args.batch_size
-        model, history = train(args, name, strategy, batch_size, DistributedModel, [backup, Progress()])
+    for name in several_devices(args):
+        callbacks = [keras.callbacks.BackupAndRestore(args.output / f"backup-{index}"), Steps()]
+        images = strategy.num_replicas_in_sync * args.batch_size
+        model, history = train(data, args, name, strategy, images, 0, callbacks, DistributedModel)
         np.savez(weights_file(args.output, name, index), *model.get_weights())
         rows += history
+        print(f"  {name}: test error by epoch, %: {[row['error'] for row in history]}", flush=True)
     if index == 0:
-        write(rows, args.output / "distributed.csv")
-        draw(rows, args.output / "distributed.png")
+        record(rows, args.output / "distributed.csv")
 
 
-def weights_file(folder, name, index):
+def several_devices(args: argparse.Namespace) -> list[str]:
+    """The normalizations to compare that several workers can train."""
+    return [name for name in args.normalizations if name != "batch_one_device"]
+
+
+def weights_file(folder: Path, name: str, index: int) -> Path:
     """Where a worker leaves its weights."""
-    return folder / f"{name}, worker {index}.npz"
+    return folder / f"{name}-{index}.npz"
 
 
-def train_on_workers(args):
+def train_on_workers(args: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Trains on several workers; then once more, kills a worker, starts all again, and compares the weights."""
-    whole, killed, name = args.output / "workers", args.output / "killed", "cross-replica BN"
+    whole, killed, name = args.output / "workers", args.output / "killed", "synchronized"
     for folder in (whole, killed):
         shutil.rmtree(folder, ignore_errors=True)
-    load(args.dataset)  # written to disk before several workers ask for it
-    command = [__file__, *sys.argv[1:], f"--batch-size={args.batch_size}"]
+    command = [__file__, *arguments, f"--batch-size={args.batch_size}"]
     print(f"{args.workers} workers, {args.batch_size} images on each")
-    workers.finish(workers.start([*command, f"--output={whole}"], whole, args.workers), whole)
+    workers.finish(workers.start([*command, f"--output={whole}"], whole, args.workers), whole, "test error")
 
     command += [f"--output={killed}", "--normalizations", name]
     print(f"{name} once more, until worker 1 is killed at {KILL_AT}")
@@ -219,47 +219,20 @@ def train_on_workers(args):
     print(f"killed process {processes[1].pid}; all start again, from the backup of worker 0")
     for index in range(1, args.workers):
         shutil.copytree(killed / "backup-0", killed / f"backup-{index}", dirs_exist_ok=True)
-    workers.finish(workers.start(command, killed, args.workers), killed)
+    workers.finish(workers.start(command, killed, args.workers), killed, "test error")
 
     print("largest difference between weights, moving statistics included")
-    for run, names in ((whole, args.normalizations), (killed, [name])):
+    for run, names in ((whole, several_devices(args)), (killed, [name])):
         for each in names:
             print(f"  {each}, {run.name}, worker 0 and worker 1: {difference(each, (run, 0), (run, 1)):.1e}")
-    print(f"  {name}, killed and never killed: {difference(name, (killed, 0), (whole, 0)):.1e}")
+    if name in args.normalizations:
+        print(f"  {name}, killed and never killed: {difference(name, (killed, 0), (whole, 0)):.1e}")
 
 
-def difference(name, *runs):
+def difference(name: str, *runs: tuple[Path, int]) -> float:
     """The largest between the weights of two workers, each a folder and an index."""
     first, second = (np.load(weights_file(folder, name, index)) for folder, index in runs)
     return max(float(np.abs(first[w] - second[w]).max()) for w in first)
-
-
-def arguments():
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--replicas", type=int, default=2, help="logical devices of the CPU, where there is no GPU")
-    parser.add_argument("--workers", type=int, help="train on so many local processes instead")
-    parser.add_argument("--batch-size", type=int, help="images on each replica (default: 2; 8 on workers)")
-    parser.add_argument("--normalizations", nargs="+", choices=NORMALIZATIONS, default=list(NORMALIZATIONS))
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--dataset", default="digits", help="digits, or a TFDS data set of images by name")
-    parser.add_argument("--train-images", type=int, help="train on so many only")
-    parser.add_argument("--output", type=Path, default=Path("results"), help="folder for table and picture")
-    args = parser.parse_args()
-    args.batch_size = args.batch_size or (8 if args.workers else 2)
-    args.output.mkdir(parents=True, exist_ok=True)
-    return args
-
-
-def main():
-    """A worker is the same program: TF_CONFIG says that it is one."""
-    args = arguments()
-    if "TF_CONFIG" in os.environ:
-        work(args)
-    elif args.workers:
-        train_on_workers(args)
-    else:
-        compare(args)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 import keras_norm as kn
 from command_line import Progress, parser, positive
-from distributed import devices
 from keras_norm.tutorials import dense, figures, scenes, tables
+from keras_norm.tutorials.devices import devices
 
 GROUPS = 4
 BODIES = {"batch": kn.BatchNormalization, "group": partial(kn.GroupNormalization, groups=GROUPS)}
