@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -12,10 +13,13 @@ import pytest
 from sklearn.datasets import load_digits
 
 import recurrent
-from keras_norm.tutorials import data, sequences
+from keras_norm.tutorials import data, sequences, tables
 from support.backends import tensorflow_only
 
 pytestmark = tensorflow_only
+
+DOCS = Path(__file__).parents[2] / "docs"
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 
 
 def sorted_rows(x, y):
@@ -180,3 +184,48 @@ def test_a_wrong_value_is_answered_by_the_right_ones(data_dir, capsys, flags, me
     with pytest.raises(SystemExit, match="2"):
         recurrent.main([*flags.split(), "--data-dir", str(data_dir)])
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def stored(task):
+    return tables.read(DOCS / f"results/recurrent_{task}.csv")
+
+
+def ends(task, method, rate):
+    """The last value of each run."""
+    runs = stored(task)
+    chosen = runs[(runs["method"] == method) & (runs["learning_rate"] == rate) & (runs["step"] == runs["step"].max())]
+    assert len(chosen) == 5
+    return chosen["value"]
+
+
+def best(task, method):
+    """The last values at the learning rate with the lowest mean of them."""
+    return min((ends(task, method, rate) for rate in RATES), key=lambda values: values.mean())
+
+
+def first_steps(task, method, rate, goal):
+    """The step at which each run is at the goal for the first time."""
+    runs = stored(task)
+    chosen = runs[(runs["method"] == method) & (runs["learning_rate"] == rate) & (runs["value"] <= goal)]
+    return chosen.groupby("seed")["step"].min()
+
+
+def test_on_pixels_layer_normalization_learns_more_slowly_and_ends_higher():
+    plain, normalized = best("pixels", "lstm"), best("pixels", "layer_norm_lstm")
+    assert normalized.mean() > 1.8 * plain.mean()
+    assert normalized.min() > plain.max()
+    for rate in (0.003, 0.01, 0.03):
+        slow, fast = (first_steps("pixels", name, rate, 40.0).median() for name in ("layer_norm_lstm", "lstm"))
+        assert slow >= 1.8 * fast
+
+
+def test_on_pixels_batch_normalization_is_within_the_spread_of_the_lstm():
+    plain, normalized = best("pixels", "lstm"), best("pixels", "batch_norm_lstm")
+    assert abs(plain.mean() - normalized.mean()) < normalized.std()
+
+
+def test_on_pixels_layer_normalization_alone_is_above_chance_at_the_highest_rate_and_useless_there():
+    assert (ends("pixels", "layer_norm_lstm", 0.3) < 80).all()
+    assert (ends("pixels", "lstm", 0.3) >= 80).all() and (ends("pixels", "batch_norm_lstm", 0.3) >= 80).all()
+    useful = max(ends("pixels", method, 0.01).mean() for method in list(sequences.METHODS)[:3])
+    assert min(ends("pixels", "layer_norm_lstm", rate).mean() for rate in (0.1, 0.3)) > 2 * useful
