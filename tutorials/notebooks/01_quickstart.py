@@ -13,6 +13,11 @@
 # %% [markdown]
 # # One formula, many sets: Batch, Layer, Instance and Group Normalization
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/keras_norm/blob/main/tutorials/notebooks/01_quickstart.ipynb)
+#
+# *Runtime: about 3 minutes on two CPU cores. Data: the digits of scikit-learn, which come with the package.
+# Accelerator: none needed.*
+#
 # Every normalization layer computes, for each position i of its input,
 #
 #     y_i = gamma (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta
@@ -24,17 +29,16 @@
 # The view is that of Wu & He, *Group Normalization*, ECCV 2018 ([arXiv:1803.08494](https://arxiv.org/abs/1803.08494),
 # figure 2). There, a ResNet-50 with 32 images on a GPU had a validation error on ImageNet of 23.6 % with Batch
 # Normalization, 24.1 % with Group, 25.3 % with Layer and 28.4 % with Instance Normalization (table 1).
-#
-# The notebook takes about one minute on two CPU cores.
 
 # %%
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
-if importlib.util.find_spec("keras_norm") is None:  # Colab, or a checkout that is not installed
-    package = "..[tutorials]" if Path("../setup.cfg").exists() else "keras_norm[tutorials]"
+REPOSITORY = "https://github.com/OWNER/keras_norm"  # the package is not on PyPI yet
+
+if importlib.util.find_spec("keras_norm") is None:
+    package = f"keras_norm[tutorials] @ git+{REPOSITORY}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
 # %%
@@ -45,49 +49,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import tensorflow as tf
-import tensorflow_datasets as tfds
-from IPython.display import Markdown, display
 from keras import layers
 
 import keras_norm as kn
-import keras_norm.digits  # registers the embedded digits with TFDS
+from keras_norm.tutorials import FAST, data, figures, tables, training
 
-tf.get_logger().setLevel("ERROR")
-tfds.disable_progress_bar()
+tf.get_logger().setLevel("ERROR")  # each run traces a new network, which is no mistake here
 keras.utils.set_random_seed(0)
 
 DATASET = "digits"  # or "fashion_mnist", "cifar10"
-FAST = os.environ.get("FAST") == "1"  # a smaller run, to test the notebook
-
-TRAIN_IMAGES = 256 if FAST else 5000  # at most
-EPOCHS = 1 if FAST else 8
-SEEDS = 1 if FAST else 2
-
-# %% [markdown]
-# ## The data
-
-# %%
-(train, test), info = tfds.load(DATASET, split=["train", "test"], as_supervised=True, with_info=True)
-train, test = train.take(TRAIN_IMAGES).cache(), test.cache()
-train_size, classes = int(train.cardinality()), info.features["label"].num_classes
-pixels = np.stack([image for image, _ in train.as_numpy_iterator()])
-image_shape, mean, deviation = pixels.shape[1:], pixels.mean(), pixels.std()
-
-
-def standardize(images, labels):
-    """Pixels of mean 0 and deviation 1 over the training images."""
-    return (tf.cast(images, tf.float32) - mean) / deviation, labels
-
-
-def train_batches(seed):
-    """Batches of 32 training images, in a new order each epoch that depends on the seed alone."""
-    batches = train.shuffle(train_size, seed=seed).batch(32, drop_remainder=True)
-    return batches.map(standardize, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-test_batches = test.batch(500).map(standardize).prefetch(tf.data.AUTOTUNE)
-print(f"{DATASET}: {train_size} training and {info.splits['test'].num_examples} test images of {image_shape}")
+TRAIN_IMAGES = 256 if FAST else 1437
+EPOCHS = 1 if FAST else 10
+SEEDS = 1 if FAST else 3
+DEPTH = 8  # convolutions
 
 # %% [markdown]
 # ## A real tensor
@@ -96,14 +72,16 @@ print(f"{DATASET}: {train_size} training and {info.splits['test'].num_examples} 
 # sample and each column a channel.
 
 # %%
-images, _ = standardize(pixels[:4], None)
-strides = max(image_shape[0] // 8, 1)
-x = layers.Conv2D(8, 3, strides, "same", kernel_initializer="he_normal")(images).numpy()
+images = data.load(DATASET, TRAIN_IMAGES)
+print(f"{DATASET}: {images.train_size} training images of shape {images.image_shape}, {images.classes} classes")
+four, _ = next(iter(images.test(4)))
+strides = max(images.image_shape[0] // 8, 1)
+x = layers.Conv2D(8, 3, strides, "same", kernel_initializer="he_normal")(four).numpy()
 print("x has shape", x.shape)
 
 
 def tiles(x):
-    """The maps of (N, H, W, C) side by side: a row a sample, a column a channel."""
+    """The maps of (N, H, W, C) side by side: a row for each sample, a column for each channel."""
     n, h, w, c = x.shape
     return x.transpose(0, 1, 3, 2).reshape(n * h, c * w)
 
@@ -192,100 +170,105 @@ for name, layer in LAYERS.items():
 # %% [markdown]
 # ## One network, each layer
 #
-# Three convolutions and a classifier. The normalization is an argument; the rest stays as it is.
+# Eight convolutions and a classifier, from Keras' default initialization: too deep to start well without normalization.
+# The normalization is an argument; the rest stays as it is. An epoch has 44 steps, so the moving averages of Batch
+# Normalization need a momentum that fits: with the default of `0.99` they would still hold a part of their initial
+# values after two epochs.
 
 # %%
 NORMALIZATIONS = {
-    "BN": kn.BatchNormalization,
-    "GN": lambda: kn.GroupNormalization(groups=8),
-    "LN": lambda: kn.LayerNormalization(axis=None),
-    "IN": kn.InstanceNormalization,
+    "batch": lambda: kn.BatchNormalization(momentum=0.9),
+    "group": lambda: kn.GroupNormalization(groups=8),
+    "layer": lambda: kn.LayerNormalization(axis=None),
+    "instance": kn.InstanceNormalization,
     "none": layers.Identity,
 }
 
 
 def network(normalization):
-    """Three convolutions, each with its normalization, and a classifier."""
-    model = keras.Sequential([keras.Input(image_shape)])
-    for filters, strides in ((16, 1), (32, 2), (64, 2 if image_shape[0] > 8 else 1)):
-        model.add(layers.Conv2D(filters, 3, strides, "same", use_bias=False, kernel_initializer="he_normal"))
+    """Convolutions, each with its normalization, and a classifier."""
+    model = keras.Sequential([keras.Input(images.image_shape)])
+    for i in range(DEPTH):
+        model.add(layers.Conv2D(32, 3, strides if i == 0 else 1, "same", use_bias=False))
         model.add(normalization())
         model.add(layers.ReLU())
     model.add(layers.GlobalAveragePooling2D())
-    model.add(layers.Dense(classes))
+    model.add(layers.Dense(images.classes))
     return model
 
 
 def fit(model, epochs, learning_rate, seed):
     """Trains the model, with a learning rate that falls to 0; the test error in percent after each epoch."""
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * (train_size // 32))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(schedule), loss, metrics=["accuracy"], steps_per_execution=4)
-    batches = train_batches(seed)
-    history = model.fit(batches, epochs=epochs, validation_data=test_batches, shuffle=False, verbose=0)
-    return 100 * (1 - np.array(history.history["val_accuracy"]))
+    steps = epochs * (images.train_size // 32)
+    training.compile_classifier(model, learning_rate, steps, steps_per_execution=8)
+    history = model.fit(
+        images.train(32, seed), epochs=epochs, validation_data=images.test(), shuffle=False, verbose=0
+    ).history
+    return 100 * (1 - np.array(history["val_accuracy"]))
 
 
-errors, models = {}, {}
+runs, trained = [], {}
 for name, normalization in NORMALIZATIONS.items():
-    runs = []
     for seed in range(SEEDS):
         keras.utils.set_random_seed(seed)
-        models[name] = network(normalization)
-        runs.append(fit(models[name], EPOCHS, 3e-3, seed))
-    errors[name] = np.array(runs)
-    print(f"{name:>4}: {errors[name][:, -1].mean():5.1f} % after {EPOCHS} epochs")
+        trained[name] = network(normalization)
+        errors = fit(trained[name], EPOCHS, 0.05, seed)
+        runs += [(name, seed, epoch, error) for epoch, error in enumerate(errors, 1)]
+    print(f"{name:>8}: {errors[-1]:.1f} % after {EPOCHS} epochs in the last run")
+runs = pd.DataFrame(runs, columns=["normalization", "seed", "epoch", "error"])
+
+# %% [markdown]
+# Test error in percent after some epochs, mean and standard deviation over the seeds:
 
 # %%
-PAPER = {"BN": "23.6", "GN": "24.1", "LN": "25.3", "IN": "28.4", "none": ""}  # ResNet-50, ImageNet, 32 images on a GPU
-lines = [f"| layer | {DATASET}, {EPOCHS} epochs, here | ImageNet, in the paper |", "| --- | --- | --- |"]
-for name, runs in errors.items():
-    spread = f" ± {runs[:, -1].std(ddof=1):.1f}" if SEEDS > 1 else ""
-    lines.append(f"| {name} | {runs[:, -1].mean():.1f}{spread} | {PAPER[name]} |")
-ranked = sorted(errors, key=lambda name: errors[name][:, -1].mean())
-lines += ["", f"From the lowest error to the highest: {', '.join(ranked)}. One test image is "]
-lines[-1] += f"{100 / info.splits['test'].num_examples:.2f} %, {SEEDS} seeds a layer."
-display(Markdown("Test error in percent, mean and standard deviation over the seeds:\n\n" + "\n".join(lines)))
+shown = runs[runs["epoch"].isin([1, 2, 5, EPOCHS])]
+tables.summary(shown, "normalization", "epoch", "error")
 
+# %%
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-for name, runs in errors.items():
-    ax.plot(range(1, EPOCHS + 1), runs.mean(axis=0), marker="o", label=name)
-ax.set(title=f"The same network on {DATASET}, a normalization each", xlabel="epoch", ylabel="test error (%)")
+for name, part in runs.groupby("normalization", sort=False):
+    errors = part.pivot(index="seed", columns="epoch", values="error")
+    figures.curve(ax, name, errors.columns, errors)
+ax.set(title=f"{DEPTH} convolutions on {DATASET}, {SEEDS} seeds", xlabel="epoch", ylabel="test error (%), log scale")
+ax.set_yscale("log")
+ax.set_yticks((1, 2, 5, 10, 20, 50, 100), ("1", "2", "5", "10", "20", "50", "100"))
+ax.yaxis.set_minor_formatter("")
 ax.set_xticks(range(1, EPOCHS + 1))
-ax.set_ylim(bottom=0)
 ax.grid(alpha=0.3)
 ax.legend(title="normalization")
 plt.show()
 
 # %% [markdown]
-# The order need not be the paper's: this network is small, so that it trains without a normalization, too; its training
-# is short, and a digit is told by less than a photograph. To change the layer, one argument was changed. What each set
-# is good at is the subject of the other notebooks.
+# Without a normalization the network barely starts: 45.2 ± 33.2 % of the test images are wrong after ten epochs. With
+# Batch Normalization the error is 0.6 ± 0.0 %, with Group and Instance Normalization 1.2 ± 0.4 % each, which is two test
+# images more. Layer Normalization over the whole sample learns most slowly here (14.1 ± 5.8 %). The paper has Batch and
+# Group Normalization first and second, too, but Instance Normalization last: a digit, unlike a photograph, can be read
+# at any contrast. To change the layer, one argument was changed.
 
 # %% [markdown]
 # ## Your own model
 #
-# `keras_norm.models` takes a trained model and gives back another. Here the network that was trained with Batch
+# `keras_norm.models` takes a trained model and returns another. Here the network that was trained with Batch
 # Normalization gets Group Normalization: its other weights are kept, but they were trained for other statistics, so
-# that a short fine-tuning follows. And for deployment Batch Normalization goes into the convolutions.
+# a short fine-tuning follows. For deployment, Batch Normalization folds into the convolutions.
 
 # %%
-trained = models["BN"]
-grouped = kn.models.replace_normalization(trained, kn.GroupNormalization(8))
-grouped.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-at_once = 100 * (1 - grouped.evaluate(test_batches, verbose=0)[1])
-fine_tuned = fit(grouped, 1, 1e-3, seed=SEEDS)[-1]
+model = trained["batch"]
+grouped = kn.models.replace_normalization(model, kn.GroupNormalization(8))
+training.compile_classifier(grouped, 0.01, images.train_size // 32)
+steps = {
+    "Batch Normalization, as trained": training.error(model, images.test()),
+    "Group Normalization in its place": training.error(grouped, images.test()),
+    "after one epoch of fine-tuning": fit(grouped, 1, 0.01, seed=0)[-1],
+}
+pd.DataFrame({"test error (%)": [f"{error:.1f}" for error in steps.values()]}, index=list(steps))
 
-folded = kn.models.fold_batch_normalization(trained)
-logits, logits_folded = (model.predict(test_batches, verbose=0) for model in (trained, folded))
-display(
-    Markdown(
-        f"The test error is {errors['BN'][-1, -1]:.1f} % with the Batch Normalization of the training, "
-        f"{at_once:.1f} % with Group Normalization in its place, and {fine_tuned:.1f} % after one epoch of "
-        f"fine-tuning.\n\nFolded, the network has {folded.count_params():,} weights instead of "
-        f"{trained.count_params():,}, and its logits differ by at most {abs(logits - logits_folded).max():.0e} (they "
-        f"spread by {logits.std():.1f})."
-    )
+# %%
+folded = kn.models.fold_batch_normalization(model)
+logits, logits_folded = (each.predict(images.test(), verbose=0) for each in (model, folded))
+print(f"weights: {model.count_params():,}, folded {folded.count_params():,}")
+print(
+    f"largest difference of a logit: {abs(logits - logits_folded).max():.0e}, deviation of the logits: {logits.std():.1f}"
 )
 
 # %% [markdown]
@@ -293,9 +276,10 @@ display(
 #
 # A normalization layer is its set S_i: the rest of the formula is the same for all. A set within one sample makes a
 # layer that does not depend on the batch and is the same in training and inference; a set across the batch does not. A
-# layer can be exchanged in a trained model, which then wants a short fine-tuning.
+# layer can be exchanged in a trained model, which then needs a short fine-tuning.
 #
 # ## Exercises
 #
 # 1. Add `kn.LayerNormalization(axis=-1)`, the layer of transformers, to `LAYERS`, and write its set into `DEFINITIONS`.
 # 2. Give `set_of` the argument `training=False` for Batch Normalization. What is left of its set, and why?
+# 3. Set `DEPTH` to 3. Which of the curves change?
