@@ -40,10 +40,10 @@ STYLES: dict[str, Style] = {
     "instance": Style("IN", ORANGE, "X"),
     "none": Style("none", BLACK, "x"),
     "none_he": Style("none, He initialization", GRAY, "+"),
-    "weight_norm_no_data": Style("weight norm, not from data", ORANGE, "1"),
-    "weight_norm": Style("weight norm, from data", GREEN, "2"),
-    "weight_norm_mean_only": Style("weight norm and mean-only BN", PURPLE, "3"),
-    "spectral_norm": Style("spectral norm", VERMILLION, "4"),
+    "weight_norm_no_data": Style("weight norm, not from data", ORANGE, "v"),
+    "weight_norm": Style("weight norm, from data", GREEN, "^"),
+    "weight_norm_mean_only": Style("weight norm and mean-only BN", PURPLE, "<"),
+    "spectral_norm": Style("spectral norm", VERMILLION, "D"),
     "batch_one_device": Style("BN, one device", BLACK, "."),
     "recalibrated_frozen": Style("BN, recalibrated and frozen", PURPLE, "d"),
     "replaced": Style("BN replaced by GN", ORANGE, "H"),
@@ -117,6 +117,7 @@ def gate_histogram(axes: Axes, gates: Mapping[str, Sequence[float]]) -> None:
         options = {"histtype": "stepfilled", "alpha": 0.6} if fill else {"histtype": "step", "linewidth": 1.5}
         axes.hist(values, np.linspace(0, 1, 11), weights=weights, color=color, label=label, zorder=2 - fill, **options)
     axes.set_ylim(0, 1.05)
+    axes.set_xticks([0, 0.5, 1])
     axes.grid(alpha=0.3)
 
 
