@@ -78,13 +78,16 @@ class FastGates(keras.optimizers.SGD):
         super().update_step(gradient, variable, 10 * learning_rate if variable.name == "rho" else learning_rate)
 
 
-def compile_with_fast_gates(model: keras.Model, learning_rate: float, steps: int) -> None:
-    """Compiles a classifier for `FastGates`, at a rate that falls from `learning_rate` to 0 over `steps`."""
+def compile_with_fast_gates(model: keras.Model, learning_rate: float, steps: int, jit_compile: bool = True) -> None:
+    """Compiles a classifier for `FastGates`, at a rate that falls from `learning_rate` to 0 over `steps`.
+
+    Compiling for XLA, with `jit_compile`, takes seconds and pays from some hundred steps on.
+    """
     model.compile(
         optimizer=FastGates(keras.optimizers.schedules.CosineDecay(learning_rate, steps), momentum=0.9),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        jit_compile=True,
+        jit_compile=jit_compile,
         steps_per_execution=16,
     )
 
