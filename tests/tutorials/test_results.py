@@ -15,6 +15,9 @@ STORED = {  # the rows in docs/results, and the experiment that made them
     "recurrent_pixels": "recurrent",
     "batch_size_cifar10": "batch_size",
     "batch_size_digits": "batch_size",
+    "weights_classifier_digits": "weights",
+    "weights_gan_digits": "weights",
+    "fine_tuning_digits": "fine_tuning",
     "groups_digits": "groups",
 }
 

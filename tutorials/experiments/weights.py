@@ -177,7 +177,10 @@ def draw_classifiers(runs: pd.DataFrame, path: Path) -> None:
     for name in runs["normalization"].unique():
         errors = runs[runs["normalization"] == name].pivot(index="seed", columns="epoch", values="error")
         # Two methods have the same curve until the last epochs: a wide one below a narrow one with dashes.
-        options = {"none": {"linewidth": 6, "alpha": 0.4, "markersize": 11}, "weight_norm_no_data": {"linestyle": "--"}}
+        options = {
+            "none": {"linewidth": 6, "elinewidth": 1, "alpha": 0.4, "markersize": 11},
+            "weight_norm_no_data": {"linestyle": "--"},
+        }
         figures.curve(axes, name, errors.columns, errors, **options.get(name, {}))
     figures.error_axis(axes)
     axes.set_xlabel("epoch")
@@ -213,7 +216,7 @@ def compare_discriminators(
 
 def draw_samples(samples: dict[str, np.ndarray], path: Path) -> None:
     """Real images, and those of each generator."""
-    figure, panels = plt.subplots(1, len(samples), figsize=(9, 3.4), layout="constrained")
+    figure, panels = plt.subplots(1, len(samples), figsize=(9, 3.2), layout="constrained")
     for axes, (name, images) in zip(panels, samples.items(), strict=True):
         axes.imshow(gan.grid(images), cmap="gray", vmin=0, vmax=1)
         axes.set_title("real" if name == "real" else f"discriminator: {figures.style(name).label}")
@@ -228,8 +231,11 @@ def draw_gans(runs: pd.DataFrame, path: Path) -> None:
         distances = of_discriminator(runs, name, "frechet_distance")
         figures.curve(axes, name, distances.columns, distances)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("step of the generator")
-    axes.set_ylabel("Fréchet distance to the test images, log scale")
+    axes.set_ylabel("Fréchet distance, log scale")
     axes.set_title(f"{runs['dataset'][0]}, {runs['seed'].nunique()} seeds")
     axes.grid(alpha=0.3)
     axes.legend(title="discriminator")
@@ -245,6 +251,7 @@ def draw_singular_values(runs: pd.DataFrame, path: Path) -> None:
             values = of_discriminator(runs, name, column)
             figures.curve(axes, name, values.columns, values)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_title(title)
         axes.set_xlabel("step of the generator")
         axes.grid(alpha=0.3)
