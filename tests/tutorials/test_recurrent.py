@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 import recurrent
 from keras_norm.tutorials import data, sequences, tables
 from support.backends import tensorflow_only
+from support.notebooks import tables_of
 
 pytestmark = tensorflow_only
 
@@ -71,6 +72,14 @@ def test_the_language_reference_says_nothing_twice():
     assert len(paragraphs) == len(set(paragraphs))
     assert 250_000 < len(text) < 700_000
     assert np.mean(sequences.encoded(text) == sequences.ALPHABET.index("?")) < 0.001
+
+
+def test_the_frequencies_of_the_characters_take_the_bits_that_count_as_nothing_learned():
+    text = sequences.characters(sequences.language_reference())
+    counts = np.bincount(text.train[1].ravel(), minlength=text.classes) + 1
+    bits = -np.log2(counts / counts.sum())[text.test[1]].mean()
+    assert bits == pytest.approx(4.7, abs=0.1)
+    assert 0.8 * bits < recurrent.TASKS["text"].failure < bits
 
 
 def test_a_pass_shows_each_training_sequence_once_in_a_new_order():
@@ -229,3 +238,42 @@ def test_on_pixels_layer_normalization_alone_is_above_chance_at_the_highest_rate
     assert (ends("pixels", "lstm", 0.3) >= 80).all() and (ends("pixels", "batch_norm_lstm", 0.3) >= 80).all()
     useful = max(ends("pixels", method, 0.01).mean() for method in list(sequences.METHODS)[:3])
     assert min(ends("pixels", "layer_norm_lstm", rate).mean() for rate in (0.1, 0.3)) > 2 * useful
+
+
+def ends_of_range(cell):
+    return [float(end) for end in cell.split(" to ")]
+
+
+def test_the_notebook_shows_the_same_statistics_at_each_step_of_the_normalized_cell_alone():
+    statistics = tables_of("11_recurrent")[0]
+    steps = [f"step {t}" for t in (1, 4, 16, 64)]
+    for step in steps:
+        low, high = ends_of_range(statistics["c, LSTM", step])
+        assert high > 10 * low
+        for row in ("h U, LN-LSTM", "c, LN-LSTM"):
+            low, high = ends_of_range(statistics[row, step])
+            assert 0.95 < low <= high <= 1.0
+
+
+def test_the_notebook_shows_that_the_scale_of_a_single_number_is_lost():
+    levels = tables_of("11_recurrent")[1]
+    assert float(levels["gray 16", "x W"]) > 15 * float(levels["gray 1", "x W"])
+    assert float(levels["gray 16", "LN(x W)"]) < 1.05 * float(levels["gray 1", "LN(x W)"])
+
+
+def test_the_notebook_shows_layer_normalization_slower_on_pixels():
+    table = tables_of("11_recurrent")[2]
+    plain, around, normalized = (table.measured(row, "0.01") for row in ("LSTM", "BN around the LSTM", "LN-LSTM"))
+    assert normalized.mean - normalized.spread > 1.5 * (plain.mean + plain.spread)
+    assert abs(plain.mean - around.mean) < plain.spread + around.spread
+    assert min(table.measured(row, "0.10").mean for row in ("LSTM", "BN around the LSTM", "LN-LSTM")) > 50
+
+
+def test_the_notebook_shows_both_normalizations_ahead_on_the_text_at_a_high_rate():
+    table = tables_of("11_recurrent")[3]
+    for step in ("32", "128", "224", "320"):
+        plain, normalized, around = (
+            table.measured(row, step).mean for row in ("LSTM", "LN-LSTM", "BN around the LSTM")
+        )
+        assert max(normalized, around) < plain
+    assert abs(normalized - around) < 0.1 < 0.5 < plain - normalized
