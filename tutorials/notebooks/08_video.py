@@ -15,7 +15,7 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/keras_norm/blob/main/tutorials/notebooks/08_video.ipynb)
 #
-# *Runtime: about 1 minute on two CPU cores. Data: the digits of scikit-learn in motion, which come with the package.
+# *Runtime: about 2 minutes on two CPU cores. Data: the digits of scikit-learn in motion, which come with the package.
 # Accelerator: none needed.*
 #
 # **Half of the paper's finding is shown here, and the other half is contradicted.** Batch Normalization behaves as in the
