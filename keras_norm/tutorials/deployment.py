@@ -16,7 +16,7 @@ def costs(models: Mapping[str, keras.Model], image: np.ndarray, repeats: int = 2
     """A row for each model: its weights, the sizes of its files, and the median times of a prediction for `image`.
 
     Args:
-        models: by name; a model that is compiled is saved with the state of its optimizer.
+        models: by name; files have no optimizer, so that compiled models compare with others.
         image: a batch of one.
         repeats: how often each prediction is timed.
     """
@@ -36,7 +36,7 @@ def _exported(model: keras.Model, image: np.ndarray) -> tuple[float, float, Call
     """The sizes of the files in kB, the graph, and the interpreter with `image` as its input."""
     with tempfile.TemporaryDirectory() as folder:
         saved, lite = Path(folder, "model.keras"), Path(folder, "model.tflite")
-        model.save(saved)
+        keras.Model(model.inputs, model.outputs).save(saved)  # the same layers, not compiled
         loaded = keras.models.load_model(saved)  # as it is deployed: without the strategy of its training
         loaded.export(str(lite), format="litert", verbose=False)  # Keras 3.13 takes no Path
         sizes = saved.stat().st_size / 1e3, lite.stat().st_size / 1e3
