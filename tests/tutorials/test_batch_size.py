@@ -4,15 +4,19 @@ import csv
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import batch_size
+from keras_norm.tutorials import tables
 from keras_norm.tutorials.networks import NETWORKS, NORMALIZATIONS
 from support.backends import tensorflow_only
+from support.notebooks import Table, tables_of
 
 pytestmark = tensorflow_only
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 @pytest.mark.slow
@@ -106,3 +110,44 @@ def test_the_learning_rate_is_in_proportion_to_the_batch_size():
     args = batch_size.argument_parser().parse_args(["--learning-rate", "0.4"])
     rates = {size: batch_size.learning_rate(args, size) for size in (64, 32, 2)}
     assert rates == pytest.approx({64: 0.8, 32: 0.4, 2: 0.025})
+
+
+def test_the_notebook_shows_a_cliff_where_the_last_map_is_one_pixel_and_none_elsewhere():
+    one_pixel, several_pixels = tables_of("02_batch_size")
+    cliff, above = (one_pixel.measured("BN", size) for size in ("2", "4"))
+    assert cliff.mean - 2 * cliff.spread > 10 * above.mean
+    renorm = one_pixel.measured("batch renorm", "2")
+    assert above.mean < renorm.mean - renorm.spread and renorm.mean + renorm.spread < cliff.mean - cliff.spread
+    errors = [one_pixel.measured("GN", size).mean for size in ("32", "4", "2")]
+    assert max(errors) - min(errors) < 0.5
+    assert max(several_pixels.measured(name, size).mean for name in ("BN", "GN") for size in ("32", "4", "2")) < 2
+
+
+@pytest.fixture(scope="module")
+def errors_of():
+    def measured(name):
+        (table,) = batch_size.results(tables.read(RESULTS / f"batch_size_{name}.csv")).values()
+        table.columns = table.columns.astype(str)
+        return Table(table.stack().to_dict())
+
+    return measured
+
+
+def test_on_the_digits_batch_normalization_fails_at_two_images_and_group_normalization_does_not(errors_of):
+    digits = errors_of("digits")
+    cliff = digits.measured("BN", "2")
+    assert cliff.mean - 2 * cliff.spread > 10 * digits.measured("GN", "2").mean
+    errors = [digits.measured("GN", size).mean for size in ("32", "16", "8", "4", "2")]
+    assert max(errors) - min(errors) < 0.5
+
+
+def test_on_cifar_the_curves_meet_at_two_images_and_synchronization_delays_the_rise(errors_of):
+    cifar = errors_of("cifar10")
+    rise = cifar.measured("BN", "2").mean - cifar.measured("BN", "16").mean
+    assert rise > 3 * cifar.measured("BN", "2").spread
+    assert abs(cifar.measured("BN", "2").mean - cifar.measured("GN", "2").mean) < cifar.measured("GN", "2").spread
+    synchronized = cifar.measured("synchronized BN", "2")
+    assert synchronized.mean + synchronized.spread < cifar.measured("BN", "2").mean
+    for size in ("32", "16", "8", "4", "2"):
+        others = (cifar.measured(name, size).mean for name in ("batch renorm", "BIN"))
+        assert max(others) < cifar.measured("GN", size).mean

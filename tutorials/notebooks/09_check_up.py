@@ -13,6 +13,11 @@
 # %% [markdown]
 # # Normalization fails silently, and a check-up finds where
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/keras_norm/blob/main/tutorials/notebooks/09_check_up.ipynb)
+#
+# *Runtime: about 2 minutes on two CPU cores. Data: Fashion-MNIST, which `tensorflow_datasets` downloads once (30 MB).
+# Accelerator: none needed.*
+#
 # A network that is normalized wrongly raises no error. It is accurate in `fit` and poor in `evaluate`, or learns
 # nothing, or gives other answers for other padding. This notebook trains a healthy network, breaks it in five ways, and
 # shows for each way what its user sees, what `keras_norm.models.examine` reports, and the same numbers after the cure
@@ -30,18 +35,17 @@
 # normalization (BN) and 2 images a device, and of 24.1 % with group normalization (GN) ([Wu & He
 # 2018](https://arxiv.org/abs/1803.08494), table 2). The first and the last are pitfalls of [Wu & Johnson
 # 2021](https://arxiv.org/abs/2105.07576). All findings, with their cures: [Troubleshooting
-# normalization](../docs/troubleshooting.md).
-#
-# Here: Fashion-MNIST, in less than two minutes on two CPU cores.
+# normalization](https://github.com/OWNER/keras_norm/blob/main/docs/troubleshooting.md).
 
 # %%
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
-if importlib.util.find_spec("keras_norm") is None:  # Colab, or a checkout that is not installed
-    package = "..[tutorials]" if Path("../setup.cfg").exists() else "keras_norm[tutorials]"
+REPOSITORY = "https://github.com/OWNER/keras_norm"  # the package is not on PyPI yet
+
+if importlib.util.find_spec("keras_norm") is None:
+    package = f"keras_norm[tutorials] @ git+{REPOSITORY}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)
 
 # %%
@@ -51,23 +55,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from IPython.display import Markdown, display
+from IPython.display import display
 from keras import layers
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 import keras_norm as kn
-import keras_norm.digits  # registers the embedded digits with TFDS
+import keras_norm.digits  # registers the digits with TFDS
 from keras_norm.models import examine
+from keras_norm.tutorials import FAST
 
 set_matplotlib_formats("png")  # `display` draws a figure
-tf.get_logger().setLevel("ERROR")
+tf.get_logger().setLevel("ERROR")  # each model traces a new network, which is no mistake here
 tfds.disable_progress_bar()
 
-FAST = os.environ.get("FAST") == "1"  # a smaller run, to test the notebook
 DATASET = "digits" if FAST else "fashion_mnist"  # or "cifar10"
-
 TRAIN_IMAGES = 400 if FAST else 6000
 EPOCHS = 1 if FAST else 3
 BATCH_SIZE = 64
@@ -128,11 +132,10 @@ def evaluated(model, images=TRAIN_IMAGES):
     return model.evaluate(x[:images], y[:images], batch_size=500, verbose=0)[1]
 
 
-def table(rows, columns=("", "in `fit`", "in `evaluate`, same images")):
-    """Accuracies as a table: a row for each model."""
-    lines = ["| " + " | ".join(map(str, columns)) + " |", "| --- " * len(columns) + "|"]
-    lines += [f"| {name} | " + " | ".join(f"{accuracy:.1%}" for accuracy in row) + " |" for name, row in rows.items()]
-    display(Markdown("\n".join(lines)))
+def table(rows, columns=("in `fit`", "in `evaluate`, same images")):
+    """Shows accuracies: a row for each model."""
+    cells = {name: [f"{accuracy:.1%}" for accuracy in row] for name, row in rows.items()}
+    display(pd.DataFrame.from_dict(cells, orient="index", columns=list(columns)))
 
 
 # %%
@@ -145,7 +148,7 @@ display(report, report.plot())
 # The batch and the moving statistics agree: distances near 0, ratios near 1, a small gap between training and
 # inference, and no findings. `fit` and `evaluate` agree. Under each panel of the picture stands what its marks are.
 #
-# ## 1. Moving averages that are late
+# ## 1. Stale moving averages
 #
 # The same network with `momentum=0.999`, a value for trainings of many thousand steps. After as few steps as here, the
 # moving statistics are still near those that they began with, a mean of 0 and a variance of 1.
@@ -250,7 +253,7 @@ def accuracy_by_padding(model):
 PADDING = (0, 7, 28, 84)
 ignoring = reader(layers.GroupNormalization(4, name="norm"))
 before = accuracy_by_padding(ignoring)
-table({"keras.layers": before}, ["test images, rows of padding:", *PADDING])
+table({"keras.layers": before}, [f"{n} rows of padding" for n in PADDING])
 report = examine(ignoring)
 display(report)
 
@@ -266,7 +269,7 @@ print(finding.cure)
 exec(finding.cure, scope)
 cured = compiled(scope["model"])
 after = [cured.evaluate(padded(test_x, n), test_y, batch_size=500, verbose=0)[1] for n in PADDING]
-table({"keras.layers": before, "keras_norm": after}, ["test images, rows of padding:", *PADDING])
+table({"keras.layers": before, "keras_norm": after}, [f"{n} rows of padding" for n in PADDING])
 print([finding.name for finding in examine(cured).findings])
 
 # %% [markdown]
@@ -296,7 +299,7 @@ def two_tasks(of):
     return second, (start, end, second.evaluate(x.max() - test_x, test_y, batch_size=500, verbose=0)[1])
 
 
-COLUMNS = ("frozen, test images", "first head, before", "first head, after", "second head")
+COLUMNS = ("first head, before", "first head, after", "second head")
 whole = kn.models.freeze_batch_normalization(frozen)
 second, before = two_tasks(frozen)
 table({"convolutions": before}, COLUMNS)
