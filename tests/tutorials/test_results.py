@@ -19,6 +19,7 @@ STORED = {  # the rows in docs/results, and the experiment that made them
     "weights_gan_digits": "weights",
     "fine_tuning_digits": "fine_tuning",
     "groups_digits": "groups",
+    "video_digits": "video",
 }
 
 

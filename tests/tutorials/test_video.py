@@ -12,8 +12,9 @@ import pytest
 import tensorflow as tf
 
 import video
-from keras_norm.tutorials import clips
+from keras_norm.tutorials import clips, tables
 from support.backends import tensorflow_only
+from support.notebooks import tables_of
 
 pytestmark = tensorflow_only
 
@@ -119,3 +120,61 @@ def test_the_changes_are_within_a_seed():
     columns = ["dataset", "normalization", "setting", "frames", "clips", "seed", "error"]
     table = video.changes(pd.DataFrame(rows, columns=columns))
     assert table.loc["BN, 2 clips"].to_list() == ["+2.0 ± 1.4", "-0.5 ± 2.1", "+1.5 ± 0.7"]
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """The stored errors: a row for each seed, a column for each (normalization, setting, frames)."""
+    runs = tables.read(STORED / "video_digits.csv")
+    return runs.pivot(index="seed", columns=["normalization", "setting", "frames"], values="error")
+
+
+GHOST = "8 clips, statistics over 2"
+
+
+@pytest.mark.parametrize("setting", [GHOST, "2 clips"])
+def test_results_a_small_batch_costs_batch_normalization_and_longer_clips_win_it_back(errors, setting):
+    cost = errors["batch", setting, 8] - errors["batch", "8 clips", 8]
+    won = errors["batch", setting, 8] - errors["batch", setting, 32]
+    assert (cost > 2).all()
+    assert (won > 2).all()
+    assert abs((cost - won).mean()) < cost.mean() / 2
+
+
+def test_results_more_steps_hide_a_part_of_what_the_small_batch_costs(errors):
+    assert (errors["batch", GHOST, 8] > errors["batch", "2 clips", 8]).all()
+
+
+def test_results_longer_clips_help_batch_normalization_at_a_large_batch(errors):
+    assert (errors["batch", "8 clips", 8] - errors["batch", "8 clips", 32] > 2).all()
+
+
+def test_results_group_normalization_pays_nothing_for_a_small_batch(errors):
+    assert (errors["group", "2 clips", 8] - errors["group", "8 clips", 8]).mean() < 0
+
+
+@pytest.mark.parametrize("setting", ["8 clips", "2 clips"])
+def test_results_longer_clips_do_not_help_group_normalization(errors, setting):
+    gain = errors["group", setting, 8] - errors["group", setting, 32]
+    assert gain.mean() < gain.std()
+
+
+@pytest.mark.parametrize("frames", [8, 32])
+def test_results_at_a_large_batch_batch_normalization_is_ahead(errors, frames):
+    assert (errors["batch", "8 clips", frames] < errors["group", "8 clips", frames]).all()
+
+
+def test_notebook_longer_clips_win_back_what_the_small_batch_costs_and_do_not_help_group_normalization():
+    table = tables_of("08_video")[0]
+    bn = {
+        (over, frames): table.measured(f"BN, statistics of {over} clips", f"{frames} frames")
+        for over in (2, 8)
+        for frames in (8, 32)
+    }
+    gn = {frames: table.measured("GN, statistics of 1 clip", f"{frames} frames") for frames in (8, 32)}
+    assert bn[2, 8].mean - bn[8, 8].mean > 2 * bn[2, 8].spread
+    assert abs(bn[2, 32].mean - bn[8, 8].mean) < 2
+    assert bn[8, 8].mean - bn[8, 32].mean > 2
+    assert gn[32].mean > gn[8].mean
+    assert gn[8].mean < bn[2, 8].mean
+    assert all(bn[8, frames].mean < gn[frames].mean for frames in (8, 32))
