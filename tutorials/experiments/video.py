@@ -28,6 +28,8 @@ from command_line import Progress, parser, positive, record
 from keras_norm.tutorials import clips, figures, tables
 from keras_norm.tutorials.training import compile_classifier, error
 
+FEW_STEPS = ", as few steps"
+
 
 class Setting(NamedTuple):
     """How a run trains: the length of a clip, the clips at a step, and what it changes besides."""
@@ -42,7 +44,7 @@ class Setting(NamedTuple):
         """The setting in words, the length of the clips aside."""
         if self.ghost:
             return f"{self.clips} clips, statistics over {self.ghost}"
-        return f"{self.clips} clips" if self.share == 1 else f"{self.clips} clips, as few steps"
+        return f"{self.clips} clips" if self.share == 1 else f"{self.clips} clips{FEW_STEPS}"
 
 
 def settings(name: str, frames: Sequence[int], large: int, small: int) -> list[Setting]:
@@ -167,7 +169,8 @@ def change(differences: pd.Series) -> str:
 
 
 def draw(runs: pd.DataFrame, path: Path) -> None:
-    """The error in each setting, a panel for each length of the clips."""
+    """The error in each setting that sees all clips, a panel for each length of the clips."""
+    runs = runs[~runs["setting"].str.endswith(FEW_STEPS)].reset_index(drop=True)
     lengths = sorted(runs["frames"].unique())
     figure, panels = plt.subplots(1, len(lengths), figsize=(11, 4.2), layout="constrained", sharey=True, squeeze=False)
     labels = runs["setting"].unique()
