@@ -1,6 +1,6 @@
 """Changes of contrast, brightness and stroke that leave the content of an image as it is, and what learns from them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import keras
@@ -72,10 +72,15 @@ def network(image_shape: tuple[int, int, int], classes: int, normalization: Norm
 
 @keras.saving.register_keras_serializable("keras_norm")
 class FastGates(keras.optimizers.SGD):
-    """SGD with ten times the learning rate for the gates of Batch-Instance Normalization, as in the paper."""
+    """SGD with ten times the learning rate for the gates of Batch-Instance Normalization, as in the paper.
 
-    def update_step(self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor) -> None:
-        super().update_step(gradient, variable, 10 * learning_rate if variable.name == "rho" else learning_rate)
+    A gradient ten times as large has the same effect in SGD, with momentum or without.
+    """
+
+    def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable]) -> None:
+        pairs = zip(grads, trainable_variables, strict=True)
+        grads = [10 * grad if variable.name == "rho" else grad for grad, variable in pairs]
+        super().apply(grads, trainable_variables)
 
 
 def compile_with_fast_gates(model: keras.Model, learning_rate: float, steps: int, jit_compile: bool = True) -> None:
