@@ -12,7 +12,9 @@ pytestmark = tensorflow_only
 
 DOCS = Path(__file__).parents[2] / "docs"
 STORED = {  # the rows in docs/results, and the experiment that made them
+    "segmentation_digits": "segmentation",
     "recurrent_pixels": "recurrent",
+    "recurrent_text": "recurrent",
     "batch_size_cifar10": "batch_size",
     "batch_size_digits": "batch_size",
     "weights_classifier_digits": "weights",

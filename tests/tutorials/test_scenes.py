@@ -249,3 +249,13 @@ def test_the_job_trains_every_method_and_draws_the_figure(script, data_dir, tmp_
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     (corner, table), *_ = script.results(runs).items()
     assert tables.markdown(table, corner) in done.stdout
+
+
+def test_group_normalization_is_at_the_floor_and_batch_normalization_above_it_and_spread():
+    runs = tables.read(RESULTS / "segmentation_digits.csv")
+    score = {name: part["score"].to_numpy() for name, part in runs.groupby("method")}
+    assert {name: len(values) for name, values in score.items()} == {"batch": 5, "recalibrated": 5, "converted": 5}
+    assert np.ptp(score["converted"]) == 0 and score["converted"].max() < 100 / 11
+    assert score["batch"].min() > score["converted"].max() + 5
+    assert score["batch"].std(ddof=1) > 5
+    assert np.abs(score["batch"] - score["recalibrated"]).max() < 1
