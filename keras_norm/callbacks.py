@@ -30,8 +30,6 @@ if backend.backend() == "tensorflow":
     import tensorflow as tf
 elif backend.backend() == "jax":
     import jax
-elif backend.backend() == "torch":
-    pass
 
 
 class _Recording(keras.callbacks.Callback):
