@@ -277,3 +277,24 @@ def test_the_notebook_shows_both_normalizations_ahead_on_the_text_at_a_high_rate
         )
         assert max(normalized, around) < plain
     assert abs(normalized - around) < 0.1 < 0.5 < plain - normalized
+
+
+def test_on_text_layer_normalization_learns_faster_and_ends_lower_at_every_rate():
+    for rate in (0.01, 0.03, 0.1):
+        plain, normalized = (ends("text", method, rate) for method in ("lstm", "layer_norm_lstm"))
+        assert normalized.max() < plain.min()
+        slow, fast = (first_steps("text", method, rate, 3.0) for method in ("lstm", "layer_norm_lstm"))
+        assert len(fast) == 5
+        assert fast.median() < slow.median()
+    gaps = {
+        rate: ends("text", "lstm", rate).mean() - ends("text", "layer_norm_lstm", rate).mean() for rate in (0.03, 0.1)
+    }
+    assert gaps[0.1] > 2 * gaps[0.03]
+    assert len(first_steps("text", "lstm", 0.1, 3.0)) == 1
+    assert (stored("text").query("step == 320")["value"] < 4).all()
+
+
+def test_on_text_batch_normalization_ends_lowest_at_the_moderate_rates():
+    for rate in (0.01, 0.03):
+        normalized, around = (ends("text", method, rate) for method in ("layer_norm_lstm", "batch_norm_lstm"))
+        assert around.max() < normalized.min()

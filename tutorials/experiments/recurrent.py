@@ -183,14 +183,15 @@ def by_rate(runs: pd.DataFrame, value: str, of_seeds: Callable[[pd.Series], str]
 
 
 def draw(runs: pd.DataFrame, path: Path) -> None:
-    """For each task the learning curves at a moderate and at a high learning rate, and the ends at all of them."""
+    """For each task the learning curves at a moderate rate and near ten times that rate, and the ends at all rates."""
     names = runs["task"].unique()
     size = (12, 4 * len(names))
     figure, rows = plt.subplots(len(names), 3, figsize=size, layout="constrained", sharey="row", squeeze=False)
     for panels, name in zip(rows, names, strict=True):
         of_task = runs[runs["task"] == name]
         rates = of_task["learning_rate"].unique()
-        moderate, high = rates[(len(rates) - 1) // 3], rates[3 * (len(rates) - 1) // 4]
+        moderate = rates[(len(rates) - 1) // 3]
+        high = rates[np.argmin(np.abs(np.log(rates / (10 * moderate))))]
         for axes, rate in zip(panels, (moderate, high), strict=False):
             draw_curves(axes, of_task[of_task["learning_rate"] == rate], "step")
             axes.set(title=f"{name}, learning rate {rate:g}", xlabel="steps")
