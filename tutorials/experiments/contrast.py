@@ -159,13 +159,14 @@ def results(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def gates_by_layer(gates: pd.DataFrame) -> pd.DataFrame:
-    """The mean gate of each layer, and the shares of gates near 0 and near 1, over the seeds."""
+    """The mean gate of each layer and of all layers, and the shares of gates near 0 and near 1, over the seeds."""
     table = {}
     for (name, training), part in gates.groupby(["normalization", "training"], sort=False):
         start = "0.5" if name == "batch_instance_half" else "1"
-        for layer, of_layer in part.groupby("layer"):
-            by_seed = of_layer.groupby("seed")["rho"]
-            table[f"rho from {start}, images {training}, layer {layer}"] = {
+        parts = {f"layer {layer}": of_layer for layer, of_layer in part.groupby("layer")} | {"all layers": part}
+        for where, gates_there in parts.items():
+            by_seed = gates_there.groupby("seed")["rho"]
+            table[f"rho from {start}, images {training}, {where}"] = {
                 "mean": tables.spread(by_seed.mean(), 2),
                 "below 0.1 (%)": tables.spread(by_seed.agg(lambda rho: 100 * (rho < 0.1).mean()), 0),
                 "above 0.9 (%)": tables.spread(by_seed.agg(lambda rho: 100 * (rho > 0.9).mean()), 0),
@@ -177,7 +178,12 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
     """Error against strength: a row of panels for each training, a column for each change."""
     trainings = runs["training"].unique()
     figure, panels = plt.subplots(
-        len(trainings), len(TESTS), figsize=(11, 3 * len(trainings) + 1), layout="constrained", sharex=True, sharey=True
+        len(trainings),
+        len(TESTS),
+        figsize=(11, 3 * len(trainings) + 1),
+        layout="constrained",
+        sharex=True,
+        sharey="row",
     )
     for row, training in zip(np.atleast_2d(panels), trainings, strict=True):
         row[0].set_ylabel(f"trained on images {training}:\ntest error (%)")
