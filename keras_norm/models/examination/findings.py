@@ -27,9 +27,9 @@ FEW_POSITIONS = 16
 """A batch with fewer positions per channel is small: the standard deviation of 16 normal numbers is off by 18 %."""
 FEW_IN_A_SAMPLE = 4
 """A set within a sample with fewer positions is small: two numbers are always standardized to -1 and 1."""
-STALE_DISTANCE, STALE_RATIO = 0.5, 2.0
-"""From here on moving statistics are stale: the distance of means in standard deviations and the ratio of variances, of
-the median channel. Few samples make both uncertain, so 2 and 4 over the square root of their number are added."""
+STALE_DISTANCE, STALE_FACTOR = 0.5, 2.0
+"""Moving statistics are stale if, in the median channel, the means are more than 0.5 + 2 / sqrt(n) standard deviations
+apart, or the variances by a factor of more than 2 + 4 / sqrt(n). A small number n of samples makes both uncertain."""
 DOMINATED = 0.25
 """With a variance below this part of epsilon the outputs have a standard deviation of less than 0.45 in place of 1."""
 GAP = 1.0
@@ -147,10 +147,13 @@ def stale_moving_statistics(examined: Examined) -> Iterator[Finding]:
     for place, found, far in sorted(stale, key=lambda each: max(each[2] or (0.0,)), reverse=True):
         if far is None:
             continue
-        distance, ratio = far
-        severe = (distance > 4 * STALE_DISTANCE or ratio > 4 * STALE_RATIO) and not is_frozen(place.layer)
-        means = [f"the mean is {distance:.2g} standard deviations away"] if distance > STALE_DISTANCE else []
-        variances = [f"the variance is off by a factor of {ratio:.2g}"] if ratio > STALE_RATIO else []
+        (distance, factor), (far_off, too_different) = far, _stale_limits(examined)
+        severe = (distance > 4 * STALE_DISTANCE or factor > 4 * STALE_FACTOR) and not is_frozen(place.layer)
+        texts = []
+        if distance > far_off:
+            texts.append(f"the mean is {distance:.2g} standard deviations away (limit {far_off:.2g})")
+        if factor > too_different:
+            texts.append(f"the variance is off by a factor of {factor:.2g} (limit {too_different:.2g})")
         recalibrated = "keras_norm.models.recalibrate_batch_normalization({}, data, verbose=0)"
         cure = f"model = {recalibrated.format('model')}"
         if is_frozen(place.layer):
@@ -161,12 +164,12 @@ def stale_moving_statistics(examined: Examined) -> Iterator[Finding]:
             place.path,
             "severe" if severe else "warning",
             "Moving statistics, which inference uses, are not those of the data: in the median channel "
-            f"{' and '.join(means + variances)}.",
+            f"{' and '.join(texts)}.",
             {
                 "median_distance": distance,
                 "worst_distance": float(np.max(np.asarray(found.distance))),
-                "median_ratio": ratio,
-                "worst_ratio": float(np.exp(np.abs(np.log(np.asarray(found.ratio))).max())),
+                "median_factor": factor,
+                "worst_factor": float(np.exp(np.abs(np.log(np.asarray(found.ratio))).max())),
                 "momentum": float(getattr(place.norm, "momentum", 0.0)),
             },
             cure,
@@ -460,13 +463,24 @@ def _helped_by_other_replicas(examined: Examined, place: Place) -> bool:
 
 
 def _staleness(examined: Examined, found: Measured) -> tuple[float, float] | None:
-    """The median distance and ratio, if they are those of stale statistics."""
+    """The distance and the factor of the median channel, if they are those of stale statistics.
+
+    The factor is the ratio of the variances or its inverse, whichever is above 1, so that ratios of 1/4 and 4 do not
+    make up for each other. The table of the report has the median of the ratios themselves.
+    """
     if found.distance is None or found.ratio is None or examined.measurement is None:
         return None
-    distance, ratio = float(np.median(found.distance)), float(np.exp(np.median(np.abs(np.log(found.ratio)))))
-    uncertain = 1 / np.sqrt(max(examined.measurement.samples, 1))
-    is_stale = distance > STALE_DISTANCE + 2 * uncertain or ratio > STALE_RATIO + 4 * uncertain
-    return (distance, ratio) if is_stale and np.isfinite(distance) else None
+    distance, factor = float(np.median(found.distance)), float(np.exp(np.median(np.abs(np.log(found.ratio)))))
+    far_off, too_different = _stale_limits(examined)
+    is_stale = distance > far_off or factor > too_different
+    return (distance, factor) if is_stale and np.isfinite(distance) else None
+
+
+def _stale_limits(examined: Examined) -> tuple[float, float]:
+    """The distance and the factor above which moving statistics are stale, for the number of samples measured."""
+    samples = examined.measurement.samples if examined.measurement else 0
+    uncertain = 1 / np.sqrt(max(samples, 1))
+    return STALE_DISTANCE + 2 * uncertain, STALE_FACTOR + 4 * uncertain
 
 
 def _is_axis_of_channels(place: Place, source: Layer, rank: int | None = None) -> bool:

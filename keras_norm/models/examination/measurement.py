@@ -88,7 +88,8 @@ class Measured:
     ratio: np.ndarray | None = None
     own_gap: float = 0.0
     """How far the outputs of this layer in training and inference mode differ for equal inputs: the root mean square of
-    the difference over the standard deviation of the outputs, of that mode where it is smaller."""
+    the difference over the standard deviation of the outputs, of that mode where it is smaller. The deviations are from
+    the mean of each batch on each replica. Those of the model's gap are from the mean of all batches."""
     drift: float = 0.0
     """How far the channel means of the inputs in the two modes differ, in standard deviations: the median channel."""
     output_gap: float | None = None
@@ -113,9 +114,9 @@ class Measurement:
 
 
 class _SwitchedRecorder(Recorder):
-    """Also holds the switches during a call: 1 for each batch normalization that runs in training mode, else 0."""
+    """Also has the switches of a call: 1 for each batch normalization that runs in training mode, else 0."""
 
-    switch: Tensor | None = None
+    switch: Tensor
 
 
 class Instrument:
