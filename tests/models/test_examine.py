@@ -467,6 +467,27 @@ def test_a_report_is_a_table_html_a_dictionary_and_a_picture(tmp_path):
         kn.models.examine(model).plot(tmp_path / "empty.png")
 
 
+@pytest.mark.quick
+def test_the_picture_of_a_healthy_model_has_ticks_and_a_key_of_what_is_drawn():
+    figure = kn.models.examine(network(), images(), verbose=0).plot()
+    figure.canvas.draw()
+    _, variances, gaps = figure.axes
+    assert {"1/2", "1", "2"} <= {label.get_text() for label in variances.get_xticklabels()}
+    assert [text.get_text() for text in gaps.get_legend().get_texts()] == ["inputs", "layer"]  # not the model's gap
+
+
+@pytest.mark.quick
+def test_a_message_of_stale_statistics_names_what_is_beyond_its_limit():
+    model = network()
+    norm = model.get_layer("norm")
+    mean, variance = array(norm.moving_mean), array(norm.moving_variance)
+    norm.moving_variance.assign(100 * variance)
+    norm.moving_mean.assign(mean + 0.7 * np.sqrt(100 * variance))  # above 0.5, but not above 0.5 + 2 / sqrt(32)
+    report = kn.models.examine(model, images(), verbose=0)
+    (stale,) = [finding for finding in report.findings if finding.name == "stale_moving_statistics"]
+    assert "(limit 2.7)" in stale.message and "standard deviations away" not in stale.message
+
+
 def test_a_long_table_fits_a_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     deep = keras.Sequential([keras.Input(IMAGE), network()], name="a_model_of_a_rather_long_name")

@@ -19,7 +19,6 @@ from keras_norm.models.examination.places import Place, description, positions_i
 
 HEADINGS = ("layer", "kind", "set", "positions", "gamma", "mean off", "variance x", "own gap", "gap")
 BATCH, MOVING, WORST = "#0072B2", "#E69F00", "#999999"  # of the palette of Okabe and Ito
-GAP_KEY = "\u00d7 inputs   \u25cf layer   \u25a0 model"
 NEAR_ZERO = 1e-3
 
 
@@ -61,8 +60,8 @@ class Line:
     worst_ratio: float | None
     """The ratio that is furthest from 1."""
     own_gap: float | None
-    """How far the outputs of this layer in training and inference mode differ for equal inputs, in standard
-    deviations."""
+    """How far the outputs of this layer in training and inference mode differ for equal inputs, in their standard
+    deviations within batches."""
     drift: float | None
     """How far the inputs of this layer in the two modes differ: the channel means, in standard deviations."""
     output_gap: float | None
@@ -183,40 +182,48 @@ class Report:
                 f"Received: a report of {len(self.lines)} calls without any (examine the model with data)."
             )
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, MaxNLocator
 
         figure = Figure(figsize=(9, 1.6 + 0.22 * len(lines)), layout="constrained")
         means, variances, gaps = figure.subplots(1, 3, sharey=True)
         depth = np.arange(len(lines))
 
-        def draw(axes: Any, name: str, colour: str, marker: str, line: str = "none") -> None:
+        def draw(axes: Any, name: str, label: str, colour: str, marker: str, line: str = "none") -> None:
             values = [getattr(line, name) for line in lines]
             if any(value is not None for value in values):
-                axes.plot(np.array(values, "float64"), depth, marker, color=colour, linestyle=line)
+                axes.plot(np.array(values, "float64"), depth, marker, color=colour, linestyle=line, label=label)
 
-        draw(means, "worst_distance", WORST, "x")
-        draw(means, "median_distance", BATCH, "o")
-        draw(variances, "worst_ratio", WORST, "x")
-        draw(variances, "median_ratio", BATCH, "o")
-        draw(gaps, "drift", WORST, "x", "-")
-        draw(gaps, "own_gap", BATCH, "o", "-")
-        draw(gaps, "output_gap", MOVING, "s")
+        draw(means, "worst_distance", "worst channel", WORST, "x")
+        draw(means, "median_distance", "median", BATCH, "o")
+        draw(variances, "worst_ratio", "worst channel", WORST, "x")
+        draw(variances, "median_ratio", "median", BATCH, "o")
+        draw(gaps, "drift", "inputs", WORST, "x", "-")
+        draw(gaps, "own_gap", "layer", BATCH, "o", "-")
+        draw(gaps, "output_gap", "model", MOVING, "s")
         variances.set_xscale("log", base=2)
+        variances.xaxis.set_major_locator(LogLocator(2, numticks=6))
+        variances.xaxis.set_major_formatter(_power_of_two)
+        # At least these ranges, so that a healthy model looks healthy and has ticks besides 1.
+        smallest, largest = variances.get_xlim()
+        variances.set_xlim(min(smallest, 0.45), max(largest, 2.2))
         variances.axvline(1, color="black", linewidth=0.8)
         means.set_yticks(depth, [line.layer if not line.call else f"{line.layer} ({line.call + 1})" for line in lines])
         means.set_ylim(len(lines) - 0.4, -0.6)
-        channels = "\u25cf median channel   \u00d7 worst"
-        for axes, title, key in (
-            (means, "Batch mean from moving mean\nin standard deviations", channels),
-            (variances, "Batch variance\nover moving variance", channels),
-            (gaps, "Training from inference mode\nin standard deviations", GAP_KEY),
+        for axes, title in (
+            (means, "Batch mean from moving mean\nin standard deviations"),
+            (variances, "Batch variance\nover moving variance"),
+            (gaps, "Training from inference mode\nin standard deviations"),
         ):
-            axes.set_xlabel(key, fontsize=8)
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 2.5}
+            axes.legend(**below, ncols=3, frameon=False, fontsize=7, columnspacing=1.5, handletextpad=0.5)
             axes.set_title(title, fontsize=9)
             axes.tick_params(labelsize=7)
             axes.grid(axis="x", linewidth=0.3)
             axes.spines[["top", "right"]].set_visible(False)
         for axes in (means, gaps):
-            axes.set_xlim(left=0)
+            axes.set_xlim(0, max(axes.get_xlim()[1], 0.1))
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_formatter("{x:g}")
         figure.suptitle(f"Normalizations of {self.model}", fontsize=10, fontweight="bold")
         if path is not None:
             figure.savefig(path, dpi=120)
@@ -338,6 +345,14 @@ def _cells(line: Line) -> tuple[str, ...]:
         small(line.own_gap),
         small(line.output_gap),
     )
+
+
+def _power_of_two(value: float, _: Any = None) -> str:
+    """The label of a tick: 1/4, 1/2, 1, 2, 4."""
+    exponent = round(np.log2(value))
+    if abs(exponent) > 10:
+        return f"$2^{{{exponent}}}$"
+    return f"{2**exponent}" if exponent >= 0 else f"1/{2**-exponent}"
 
 
 def _shortened(text: str, size: int) -> str:
