@@ -47,7 +47,7 @@ def tables_of(name: str) -> list[Table]:
     notebook = nbformat.read(TUTORIALS / "notebooks" / f"{name}.ipynb", 4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pages = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
-    return [_table(page) for page in pages]
+    return [_table(page) for page in pages if "<table" in page]
 
 
 def _table(page: str) -> Table:

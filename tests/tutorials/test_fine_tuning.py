@@ -15,7 +15,6 @@ import fine_tuning
 from fine_tuning import METHODS
 from keras_norm.tutorials import data, deployment, tables
 from support.backends import tensorflow_only
-from support.notebooks import tables_of
 
 pytestmark = tensorflow_only
 
@@ -74,7 +73,7 @@ def test_the_costs_of_a_model_are_those_of_its_files(monkeypatch):
     costs = deployment.costs({"dense": model}, np.ones((1, 4), "float32"), repeats=20).loc["dense"]
     assert [type(path) for path in paths] == [str]  # Keras 3.13 takes no Path
     assert costs["weights"] == "5,000"
-    assert 20 <= int(costs["LiteRT, kB"]) < 30 and 20 <= int(costs[".keras, kB"]) < 60  # 4 bytes a weight
+    assert 20 <= int(costs["LiteRT, kB"]) < 30 and 15 <= int(costs[".keras, kB"]) < 60  # 4 bytes a weight, or less
     assert float(costs["graph, ms"]) > 0 and float(costs["LiteRT, ms"]) > 0
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from keras_norm.reparametrization import SpectralNormalization
 from keras_norm.tutorials import gan, tables
 from keras_norm.tutorials.networks import without_residuals
 from support.backends import tensorflow_only
-from support.notebooks import tables_of
+from support.notebooks import tables_of, text_of
 from weights import CLASSIFIERS, DISCRIMINATORS
 
 pytestmark = tensorflow_only
@@ -149,3 +150,20 @@ def test_spectral_normalization_keeps_the_gan_learning_and_bounds_its_kernels():
     assert means["sigma_2"]["none", 0] < 1.2 and means["sigma_2"]["none", 600] > 20
     spectral = runs[runs["discriminator"] == "spectral_norm"]
     assert spectral[["sigma_1", "sigma_2", "sigma_3", "sigma_4"]].to_numpy().max() < 1.2
+
+
+def test_the_notebook_shows_that_the_start_from_data_trains_the_deep_network():
+    errors, _ = tables_of("06_weights_and_gans")
+    for epoch in "12345":
+        assert errors["none", epoch] == errors["weight norm, not from data", epoch]
+    assert errors.measured("none", "5").mean > 85
+    assert max(errors.measured(name, "5").mean for name in ("weight norm, from data", "BN")) < 3
+
+
+def test_the_notebook_shows_that_spectral_normalization_bounds_the_discriminator():
+    _, last = tables_of("06_weights_and_gans")
+    assert float(last["spectral norm", "frechet_distance"]) < 0.6 * float(last["none", "frechet_distance"])
+    layers = [f"sigma_{layer}" for layer in (1, 2, 3, 4)]
+    assert max(float(last["spectral norm", layer]) for layer in layers) < 1.3
+    assert float(last["none", "sigma_2"]) > 10
+    assert re.search(r"largest cosine of v and its gradient: \de-0[5-9]", text_of("06_weights_and_gans"))
