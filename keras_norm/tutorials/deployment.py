@@ -4,6 +4,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -25,7 +26,7 @@ def costs(models: Mapping[str, keras.Model], image: np.ndarray, repeats: int = 2
     for model in models.values():
         saved, lite, graph, interpreter = _exported(model, image)
         rows.append({"weights": f"{model.count_params():,}", ".keras, kB": f"{saved:.0f}", "LiteRT, kB": f"{lite:.0f}"})
-        runs += [lambda graph=graph: graph(image), interpreter.invoke]
+        runs += [partial(graph, image), interpreter.invoke]
     times = median_times(runs, repeats).reshape(-1, 2)
     for row, (graph_ms, lite_ms) in zip(rows, times, strict=True):
         row.update({"graph, ms": f"{graph_ms:.2f}", "LiteRT, ms": f"{lite_ms:.3f}"})

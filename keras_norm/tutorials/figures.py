@@ -114,8 +114,12 @@ def gate_histogram(axes: Axes, gates: Mapping[str, Sequence[float]]) -> None:
     """
     for (label, values), color, fill in zip(gates.items(), (BLACK, PURPLE), (False, True), strict=False):
         weights = np.full(len(values), 1 / len(values))
-        options = {"histtype": "stepfilled", "alpha": 0.6} if fill else {"histtype": "step", "linewidth": 1.5}
-        axes.hist(values, np.linspace(0, 1, 11), weights=weights, color=color, label=label, zorder=2 - fill, **options)
+        options: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
+        if fill:
+            options = {"histtype": "stepfilled", "alpha": 0.6}
+        axes.hist(
+            values, list(np.linspace(0, 1, 11)), weights=weights, color=color, label=label, zorder=2 - fill, **options
+        )
     axes.set_ylim(0, 1.05)
     axes.set_xticks([0, 0.5, 1])
     axes.grid(alpha=0.3)

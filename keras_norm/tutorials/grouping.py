@@ -19,7 +19,7 @@ class Regrouped(layers.Layer):
         self.groups = groups
         self.normalization = kn.GroupNormalization(groups, center=False, scale=False)
 
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
+    def build(self, input_shape: tuple[int, ...]) -> None:
         channels = input_shape[-1]
         self.normalization.build(input_shape)
         self.gamma = self.add_weight((channels,), "ones", name="gamma")

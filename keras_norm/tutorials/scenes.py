@@ -141,7 +141,8 @@ def compose(
     pixels = _canvas(tf.where(masks, patches, tf.maximum(patches, fragments)), cells)
     side = cells * CELL
     ramp = tf.linspace(-0.5, 0.5, side)
-    gain, offset, down, right = 1 + light * draw([], -0.5, 0.5), *tf.unstack(light * draw([3], -0.5, 0.5))
+    gain = 1 + light * draw([], -0.5, 0.5)
+    offset, down, right = tf.unstack(light * draw([3], -0.5, 0.5))
     lit = gain * pixels + offset + down * ramp[:, None] + right * ramp
     noise = NOISE * tf.random.stateless_normal([side, side], _numbered(seed, next(draws)))
     labels = tf.where(shown, tf.cast(labels, tf.int32), -1)
