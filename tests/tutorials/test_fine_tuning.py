@@ -15,6 +15,7 @@ import fine_tuning
 from fine_tuning import METHODS
 from keras_norm.tutorials import data, deployment, tables
 from support.backends import tensorflow_only
+from support.notebooks import tables_of
 
 pytestmark = tensorflow_only
 
@@ -94,3 +95,17 @@ def test_batch_statistics_of_two_images_harm_and_recalibrating_does_not_repair()
     assert abs(errors.mean()["batch"] - errors.mean()["recalibrated"]) < 1
     others = ["frozen", "recalibrated_frozen", "synchronized", "replaced"]
     assert errors.max()[others].max() < 4
+
+
+def test_the_notebook_has_the_same_order_and_folds_without_loss():
+    errors, costs = tables_of("07_fine_tuning_and_deployment")
+    measured = {
+        name: errors.measured(name, "test error (%)")
+        for name in ("BN", "BN, recalibrated", "frozen BN", "BN replaced by GN")
+    }
+    harmed, spared = list(measured.values())[:2], list(measured.values())[2:]
+    assert min(error.mean - error.spread for error in harmed) > 5 * max(error.mean for error in spared)
+    weights = {name: int(costs[name, "weights"].replace(",", "")) for name in ("frozen BN", "folded")}
+    assert weights["folded"] < weights["frozen BN"]
+    assert float(costs["GN", "LiteRT, ms"]) > 1.3 * float(costs["folded", "LiteRT, ms"])
+    assert abs(float(costs["frozen BN", "LiteRT, ms"]) / float(costs["folded", "LiteRT, ms"]) - 1) < 0.1
