@@ -1,6 +1,7 @@
 """Contrast, brightness and stroke: the changes, the experiment on a tiny budget, and what the stored rows show."""
 
 import csv
+import itertools
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import contrast
 import keras_norm as kn
 from keras_norm.tutorials import appearance
 from support.backends import tensorflow_only
+from support.notebooks import tables_of
 
 pytestmark = tensorflow_only
 
@@ -167,3 +169,28 @@ def test_the_table_of_gates_has_means_and_shares_over_the_seeds():
     columns = ["dataset", "normalization", "training", "layer", "channel", "seed", "rho"]
     (table,) = contrast.results(pd.DataFrame(rows, columns=columns)).values()
     assert table.loc["rho from 1, images changed, layer 1"].to_list() == ["0.50 ± 0.35", "38 ± 53", "50 ± 35"]
+
+
+def test_the_notebook_shows_what_removes_contrast():
+    exact, errors, gates, of_bin = tables_of("12_contrast")
+    assert exact["x", "IN"] == exact["3 x + 5", "IN"] == "-1.34 -0.45 0.45 1.34"
+    assert exact["x", "BN, training"] != exact["3 x + 5", "BN, training"]
+    for name in ("IN", "GN"):
+        assert errors[name, "contrast"] == errors[name, "unchanged"]
+    assert errors.measured("IN", "brightness").mean < 10 < errors.measured("GN", "brightness").mean
+    assert errors.measured("GN", "brightness").mean < 20 < errors.measured("BIN", "brightness").mean
+    assert clearly(errors, ("IN", "all three"), ("GN", "all three"), ("BIN", "all three"), ("BN", "all three"))
+    assert clearly(errors, ("BN", "unchanged"), ("IN", "unchanged"))
+    assert clearly(errors, ("IN", "stroke"), ("BN", "stroke"))
+    assert clearly(gates, ("changed", "layer 1"), ("changed", "layer 2"), ("changed", "layer 3"))
+    assert clearly(gates, ("changed", "layer 2"), ("as they are", "layer 2"))
+    assert gates.measured("changed", "layer 1").mean < 0.1 and gates.measured("changed", "layer 4").mean > 0.95
+    assert of_bin.measured("BIN, images changed", "all three").mean < 5
+    assert of_bin.measured("BIN, images as they are", "all three").mean > 50
+    assert of_bin.measured("BIN, images changed", "unchanged").mean < errors.measured("IN", "unchanged").mean - 2
+
+
+def clearly(table, *cells):
+    """Whether the means of the cells rise, each by more than the standard deviations of both."""
+    measured = [table.measured(*cell) for cell in cells]
+    return all(low.mean + low.spread < high.mean - high.spread for low, high in itertools.pairwise(measured))

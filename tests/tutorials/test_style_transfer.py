@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_norm.tutorials import data, inks
 from support.backends import tensorflow_only
+from support.notebooks import tables_of
 
 pytestmark = tensorflow_only
 
@@ -70,3 +71,17 @@ def test_styles_differ_and_their_seed_determines_them():
 def test_plain_shapes_are_white_on_black():
     shapes = np.random.default_rng(0).random((2, 3, 4, 1)).astype("float32")
     np.testing.assert_array_equal(inks.plain(shapes), np.concatenate([shapes] * 3, -1))
+
+
+def test_the_notebook_transfers_the_style_and_keeps_the_content():
+    *_, table = tables_of("13_style_transfer")
+    distance, error = "style distance to the style image", "pixel error to the drawing"
+    assert 30 < float(table["content", distance]) / float(table["transferred", distance]) < 36
+    assert float(table["transferred", distance]) < float(table["drawn by program", distance])
+    assert 0.4 < float(table["transferred", error]) / float(table["content", error]) < 0.5
+    recognized = {
+        row: float(table[row, "recognized as the content (%)"]) for row in ("transferred", "drawn by program")
+    }
+    assert recognized["drawn by program"] - 2 < recognized["transferred"] < recognized["drawn by program"]
+    as_style = [float(table[row, "recognized as the style's digit (%)"]) for row in ("content", "transferred")]
+    assert as_style[0] == as_style[1] < 10
