@@ -23,7 +23,7 @@ STORED = Path(__file__).parents[2] / "docs" / "results"
 
 @pytest.mark.slow
 def test_the_experiment_writes_a_row_for_each_layer_of_each_run_and_the_figure(data_dir, tmp_path):
-    budget = ["--epochs", "2", "--seeds", "2", "--train-images", "128", "--channels", "8", "--groups", "4"]
+    budget = ["--epochs", "2", "--seeds", "1", "--train-images", "128", "--channels", "8", "--groups", "4"]
     done = subprocess.run(
         [sys.executable, groups.__file__, *budget, "--output", tmp_path],
         env={**os.environ, "TFDS_DATA_DIR": str(data_dir)},
@@ -33,7 +33,7 @@ def test_the_experiment_writes_a_row_for_each_layer_of_each_run_and_the_figure(d
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "groups.csv").read_text().splitlines()))
     found = [(int(row["seed"]), row["grouping"], int(row["layer"])) for row in rows]
-    assert found == [(seed, name, layer) for seed in (0, 1) for name in groups.GROUPINGS for layer in (1, 2, 3)]
+    assert found == [(0, name, layer) for name in groups.GROUPINGS for layer in (1, 2, 3)]
     by_index = [row for row in rows if row["grouping"] == "by_index"]
     other = [row for row in rows if row["grouping"] == "similar"]
     assert [row["mean_start"] for row in by_index] == [row["mean_start"] for row in other]

