@@ -15,9 +15,9 @@ import tensorflow as tf
 
 import contrast
 import keras_norm as kn
-from keras_norm.tutorials import appearance
+from keras_norm.tutorials import appearance, tables
 from support.backends import tensorflow_only
-from support.notebooks import tables_of
+from support.notebooks import Table, tables_of
 
 pytestmark = tensorflow_only
 
@@ -194,3 +194,44 @@ def clearly(table, *cells):
     """Whether the means of the cells rise, each by more than the standard deviations of both."""
     measured = [table.measured(*cell) for cell in cells]
     return all(low.mean + low.spread < high.mean - high.spread for low, high in itertools.pairwise(measured))
+
+
+def stored(rows):
+    """The tables of the stored rows, which docs/results.md shows, by the order in which they stand there."""
+    made = contrast.results(tables.read(STORED / f"{rows}.csv")).values()
+    return [Table({(row, column): table.loc[row, column] for row in table.index for column in table}) for table in made]
+
+
+def test_the_stored_errors_show_what_the_page_says():
+    as_they_are, changed = stored("contrast_digits")
+    for name in ("IN", "GN"):
+        assert as_they_are[name, "contrast"] == as_they_are[name, "unchanged"]
+    assert clearly(as_they_are, ("IN", "contrast"), ("BN", "contrast"))
+    assert clearly(as_they_are, ("IN", "brightness"), ("GN", "brightness"), ("BN", "brightness"))
+    assert clearly(as_they_are, ("IN", "stroke"), ("BN", "stroke"))
+    means = [as_they_are.measured(name, "all").mean for name in ("IN", "GN", "BIN", "BN")]
+    assert means == sorted(means) and means[3] - means[2] < means[2] - means[0]
+    assert changed.measured("BIN", "all").mean < changed.measured("BN", "all").mean < changed.measured("IN", "all").mean
+    assert clearly(changed, ("BIN", "all"), ("IN", "all"))
+    assert max(changed.measured(name, "all").mean for name in ("BN", "IN", "BIN", "GN")) < 10
+    for table in (as_they_are, changed):
+        errors = {name: table.measured(name, "unchanged").mean for name in ("BN", "IN", "BIN", "GN")}
+        assert max(errors, key=errors.get) == "IN"
+
+
+def test_the_stored_gates_show_what_the_page_says():
+    (gates,) = stored("contrast_rho_digits")
+    first, second, last = (f"rho from 1, images changed, layer {layer}" for layer in (1, 2, 4))
+    for layer in (1, 2):
+        before, after = (f"rho from 1, images {kind}, layer {layer}" for kind in ("as they are", "changed"))
+        assert clearly(gates, (after, "mean"), (before, "mean"))
+    assert clearly(gates, (first, "mean"), (second, "mean"), (last, "mean"))
+    for start in ("1", "0.5"):
+        assert gates.measured(f"rho from {start}, images changed, layer 1", "mean").mean < 0.15
+        assert gates.measured(f"rho from {start}, images changed, layer 4", "mean").mean > 0.97
+        everywhere = f"rho from {start}, images changed, all layers"
+        assert clearly(gates, (everywhere, "below 0.1 (%)"), (everywhere, "above 0.9 (%)"))
+    between = 100 - sum(gates.measured(second, column).mean for column in ("below 0.1 (%)", "above 0.9 (%)"))
+    assert between > 50
+    starts = [f"rho from {start}, images as they are, layer 1" for start in ("0.5", "1")]
+    assert clearly(gates, *((start, "mean") for start in starts))

@@ -12,6 +12,8 @@ pytestmark = tensorflow_only
 
 DOCS = Path(__file__).parents[2] / "docs"
 STORED = {  # the rows in docs/results, and the experiment that made them
+    "contrast_digits": "contrast",
+    "contrast_rho_digits": "contrast",
     "segmentation_digits": "segmentation",
     "recurrent_pixels": "recurrent",
     "recurrent_text": "recurrent",

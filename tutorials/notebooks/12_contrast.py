@@ -25,8 +25,8 @@
 # (Nam & Kim, NeurIPS 2018, [arXiv:1805.07925](https://arxiv.org/abs/1805.07925)).
 #
 # The paper reports that the gates tend to 0 or 1, and more of them to 1. Here they do so in the last two layers, but
-# spread over the whole range in the second. And on images whose contrast never varied in training, BIN learns little
-# that BN lacks.
+# spread over the whole range in the second. And where contrast does not vary in training, BIN
+# gains less over BN than GN and IN do.
 #
 # This notebook first shows what IN and BN make of one image in two contrasts. Then it trains four networks on images as
 # they are, and tests them on images whose contrast, brightness and stroke differ from image to image. Last, it looks at
