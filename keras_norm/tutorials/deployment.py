@@ -37,7 +37,8 @@ def _exported(model: keras.Model, image: np.ndarray) -> tuple[float, float, Call
     """The sizes of the files in kB, the graph, and the interpreter with `image` as its input."""
     with tempfile.TemporaryDirectory() as folder:
         saved, lite = Path(folder, "model.keras"), Path(folder, "model.tflite")
-        keras.Model(model.input, model.output).save(saved)  # the same layers, not compiled
+        (inputs,), (outputs,) = model.inputs, model.outputs  # a Sequential has no `input` before its first call
+        keras.Model(inputs, outputs).save(saved)  # the same layers, not compiled
         loaded = keras.models.load_model(saved)  # as it is deployed: without the strategy of its training
         loaded.export(str(lite), format="litert", verbose=False)  # Keras 3.13 takes no Path
         sizes = saved.stat().st_size / 1e3, lite.stat().st_size / 1e3

@@ -74,7 +74,8 @@ def test_the_costs_of_a_model_are_those_of_its_files(monkeypatch):
     costs = deployment.costs({"dense": model}, np.ones((1, 4), "float32"), repeats=20).loc["dense"]
     assert [type(path) for path in paths] == [str]  # Keras 3.13 takes no Path
     assert costs["weights"] == "5,000"
-    assert 20 <= int(costs["LiteRT, kB"]) < 30 and 15 <= int(costs[".keras, kB"]) < 60  # 4 bytes a weight, or less
+    # 4 bytes for each of the 4,000 weights of the kernel; a file may leave out the bias, which is 0.
+    assert 16 <= int(costs["LiteRT, kB"]) < 30 and 16 <= int(costs[".keras, kB"]) < 60
     assert float(costs["graph, ms"]) > 0 and float(costs["LiteRT, ms"]) > 0
 
 
