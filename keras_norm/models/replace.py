@@ -59,7 +59,7 @@ def replace_normalization(
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6), keras.layers.BatchNormalization()])
-        >>> new = replace_normalization(model, GroupNormalization(groups=3))
+        >>> new = replace_normalization(model, kn.GroupNormalization(groups=3))
         >>> new.layers[1].groups, new.layers[1].name == model.layers[1].name
         (3, True)
     """
