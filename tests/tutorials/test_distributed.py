@@ -5,13 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import distributed
-from keras_norm.tutorials import data, workers
+from keras_norm.tutorials import data, tables, workers
 from keras_norm.tutorials.networks import convolutional
 from support.backends import tensorflow_only
 from support.notebooks import tables_of, text_of
@@ -112,3 +113,21 @@ def test_the_notebook_has_plain_batch_normalization_far_behind_the_others():
     others = [float(errors[name, "2"]) for name in ("synchronized BN", "GN", "BN, one device")]
     assert float(errors["BN", "2"]) > 3 * max(others)
     assert abs(others[0] - others[2]) < 0.6  # two of the 360 test images
+
+
+# What the stored runs show
+
+
+def test_only_statistics_of_two_images_fail_on_two_devices():
+    runs = tables.read(Path(__file__).parents[2] / "docs" / "results" / "distributed_digits.csv")
+    errors = runs[runs["epoch"] == 4].groupby("normalization")["error"]
+    assert errors.min()["batch"] > 14
+    assert errors.max()[["synchronized", "group", "batch_one_device"]].max() < 2.6
+    assert abs(errors.mean()["synchronized"] - errors.mean()["batch_one_device"]) < errors.std()["batch_one_device"]
+
+
+def test_synchronized_statistics_end_where_one_device_does_and_plain_ones_far_above():
+    runs = tables.read(Path(__file__).parents[2] / "docs" / "results" / "distributed_digits.csv")
+    errors = runs[runs["epoch"] == 4].groupby("normalization")["error"]
+    assert errors.min()["batch"] > 5 * errors.max()[["synchronized", "group", "batch_one_device"]].max()
+    assert abs(errors.mean()["synchronized"] - errors.mean()["batch_one_device"]) < 0.56  # two test images

@@ -19,10 +19,13 @@ STORED = {  # the rows in docs/results, and the experiment that made them
     "recurrent_text": "recurrent",
     "batch_size_cifar10": "batch_size",
     "batch_size_digits": "batch_size",
+    "batch_size_fashion_mnist": "batch_size",
+    "distributed_digits": "distributed",
     "weights_classifier_digits": "weights",
     "weights_gan_digits": "weights",
     "fine_tuning_digits": "fine_tuning",
     "groups_digits": "groups",
+    "distributed_digits": "distributed",
     "video_digits": "video",
 }
 
