@@ -25,7 +25,6 @@ STORED = {  # the rows in docs/results, and the experiment that made them
     "weights_gan_digits": "weights",
     "fine_tuning_digits": "fine_tuning",
     "groups_digits": "groups",
-    "distributed_digits": "distributed",
     "video_digits": "video",
 }
 
