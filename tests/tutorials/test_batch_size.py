@@ -151,3 +151,13 @@ def test_on_cifar_the_curves_meet_at_two_images_and_synchronization_delays_the_r
     for size in ("32", "16", "8", "4", "2"):
         others = (cifar.measured(name, size).mean for name in ("batch renorm", "BIN"))
         assert max(others) < cifar.measured("GN", size).mean
+
+
+def test_on_fashion_mnist_batch_normalization_rises_and_group_normalization_stays_behind(errors_of):
+    fashion = errors_of("fashion_mnist")
+    low, high = fashion.measured("BN", "8"), fashion.measured("BN", "2")
+    assert high.mean - high.spread > low.mean + low.spread
+    assert abs(fashion.measured("GN", "8").mean - fashion.measured("GN", "2").mean) < 0.3
+    for size in ("32", "8", "2"):
+        behind, ahead = fashion.measured("GN", size), fashion.measured("BN", size)
+        assert behind.mean - behind.spread > ahead.mean + ahead.spread
