@@ -130,7 +130,7 @@ def _site_path(path):
     """Where a file of the repository is in the site."""
     if ROOT / path in NOTEBOOKS:
         return f"tutorials/{Path(path).stem}.md"
-    return PAGES.get(path) or path.removeprefix("docs/")
+    return PAGES.get(path) or path.removeprefix("docs/").replace("tutorials/notebooks/", "tutorials/")
 
 
 @functools.cache

@@ -211,7 +211,7 @@ plt.show()
 # %% [markdown]
 # With the plain discriminator the images are at a Fréchet distance of 15.2 from the test images after this short training,
 # with spectral normalization at 7.7: one seed each. Two seeds of three times as many steps have 18.5 ± 0.9 and 3.8 ± 0.4
-# ([results](https://github.com/OWNER/keras_norm/blob/main/docs/results.md#weights)). The singular values show why: the
+# ([results](https://github.com/OWNER/keras_norm/blob/main/docs/results.md#normalized-weights)). The singular values show why: the
 # largest ones of the plain discriminator grow to 14.9 in the second layer, so that the discriminator can change
 # without bound and leaves the generator behind; those of the other stay near 1.
 #
