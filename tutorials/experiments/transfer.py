@@ -1,15 +1,14 @@
 """What segmentation.py and detection.py share: a trained backbone, and what to do with its normalizations."""
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import tensorflow as tf
 
@@ -17,6 +16,7 @@ import keras_norm as kn
 from command_line import Progress, parser, positive
 from keras_norm.tutorials import dense, figures, scenes, tables
 from keras_norm.tutorials.devices import devices
+from keras_norm.tutorials.training import error
 
 GROUPS = 4
 BODIES = {"batch": kn.BatchNormalization, "group": partial(kn.GroupNormalization, groups=GROUPS)}
@@ -88,7 +88,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     add("--single", nargs="*", choices=ALONE, default=["batch", "group"], help="what to train at 1 image a step too")
     add("--lengths", nargs="+", choices=["images", "steps"], default=["images", "steps"], help="as many as one device")
     add("--replicas", nargs="+", type=positive, default=[2, 4], metavar="N", help="devices that synchronize")
-    add("--steps", type=positive, default=640, metavar="N", help="steps on one device; a multiple of 16")
+    add("--steps", type=positive, default=5120, metavar="N", help="steps on one device; a multiple of 16")
     add("--learning-rate", type=float, default=0.003, help="of Adam, the same at all settings; falls to 0")
     add("--pretraining-steps", type=positive, default=1280, metavar="N", help="steps of the classifier, at 32 images")
     add("--backbones", type=Path, help="folder to keep the trained backbones in, or to take them from")
@@ -112,22 +112,22 @@ def lengths(replicas: int, args: argparse.Namespace) -> list[float]:
 
 
 def experiment(task: Task, data: scenes.Scenes, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Trains and scores every method in its settings from every seed; the seed varies last.
+    """Trains and scores every method in its settings, then again from the next seed.
 
     A row has the score of the trained network. That of BN is followed by one with recalibrated statistics.
     """
     backbones = pretrained(args)
     kinds = [(name, setting) for name in args.methods for setting in settings(name, args)]
-    for name, setting in kinds:
+    for seed, (name, setting) in itertools.product(range(args.seeds), kinds):
+        steps = round(args.steps * setting.length)
         row = {"dataset": args.dataset, "method": name, "images": setting.images, "replicas": setting.replicas}
-        row["setting"] = setting.name
-        row["steps"] = round(args.steps * setting.length)
-        for seed, model in trainings(task, data, name, setting, row["steps"], backbones, args):
-            yield row | {"seed": seed, "score": task.score(model)}
-            if name == "batch":
-                batches = data.train(32, seed, task.target)
-                kn.models.recalibrate_batch_normalization(model, batches, data.train_size // 32, verbose=0)
-                yield row | {"method": "recalibrated", "seed": seed, "score": task.score(model)}
+        row |= {"setting": setting.name, "steps": steps, "seed": seed}
+        model = trained(task, data, backbones[METHODS[name].body][seed], name, setting, seed, steps, args)
+        yield row | {"score": task.score(model)}
+        if name == "batch":
+            batches = data.train(32, seed, task.target)
+            kn.models.recalibrate_batch_normalization(model, batches, data.train_size // 32, verbose=0)
+            yield row | {"method": "recalibrated", "score": task.score(model)}
 
 
 def pretrained(args: argparse.Namespace) -> dict[str, list[keras.Model]]:
@@ -149,63 +149,52 @@ def pretrained(args: argparse.Namespace) -> dict[str, list[keras.Model]]:
 def classifiers(name: str, args: argparse.Namespace) -> list[keras.Model]:
     """The backbones with the normalization `name`; prints how well they classify."""
     items = scenes.load(args.dataset, 4 * args.train_scenes, args.test_scenes, 1, args.light, args.data_dir)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     progress = Progress(f"{name}: {args.seeds} classifiers", 1)
-    model, bodies, errors = None, [], []
+    bodies, errors = [], []
     for seed in range(args.seeds):
         keras.utils.set_random_seed(seed)
-        start = dense.classifier(dense.backbone(BODIES[name]), items.classes)
-        if model is None:
-            model = start
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            optimizer = compiled(model, loss, 0.005, args.pretraining_steps, metrics=["accuracy"])
-        restart(model, start.get_weights(), optimizer)
+        body = dense.backbone(BODIES[name])
+        model = dense.classifier(body, items.classes)
+        compile_model(model, loss, 0.005, args.pretraining_steps, metrics=["accuracy"])
         batches = items.train(32, seed, scenes.label)
         model.fit(batches, steps_per_epoch=args.pretraining_steps, shuffle=False, verbose=0)
-        _, accuracy = model.evaluate(items.test(scenes.label), verbose=0)
-        errors.append(100 * (1 - accuracy))
-        bodies.append(own_copy(model.get_layer("backbone")))
+        errors.append(error(model, items.test(scenes.label)))
+        bodies.append(body)
     progress.finish(f"test error {tables.spread(errors)} %")
     return bodies
 
 
-def trainings(
+def trained(
     task: Task,
     data: scenes.Scenes,
+    body: keras.Model,
     name: str,
     setting: Setting,
+    seed: int,
     steps: int,
-    backbones: dict[str, list[keras.Model]],
     args: argparse.Namespace,
-) -> Iterator[tuple[int, keras.Model]]:
-    """The seed and the trained network, for each seed. All seeds share one network, which is compiled once."""
-    alone = setting.replicas == 1
-    strategy = tf.distribute.get_strategy() if alone else tf.distribute.MirroredStrategy(placed(setting.replicas))
-    images = setting.images * setting.replicas
-    model = None
-    for seed in range(args.seeds):
-        progress = Progress(f"{name}, {setting.name}, seed {seed}", 1)
-        with strategy.scope():
-            keras.utils.set_random_seed(seed)
-            start = network(task, METHODS[name], backbones[METHODS[name].body][seed], data.classes)
-            if model is None:
-                model = start
-                optimizer = compiled(model, task.loss, args.learning_rate, steps, alone)
-            restart(model, start.get_weights(), optimizer)
-        batches = data.train(images, seed, task.target)
-        history = model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history
-        progress.finish(f"loss {history['loss'][-1]:.3f}")
-        yield seed, model
+) -> keras.Model:
+    """The network of the task on the converted backbone, after its training."""
+    progress = Progress(f"{name}, {setting.name}, seed {seed}", 1)
+    method, alone = METHODS[name], setting.replicas == 1
+    # Its sums run on one device: the collectives of strategies with 2 and with 4 devices collide in a process.
+    sums = tf.distribute.ReductionToOneDevice()
+    strategy = tf.distribute.get_strategy() if alone else tf.distribute.MirroredStrategy(placed(setting.replicas), sums)
+    keras.utils.set_random_seed(seed)
+    with strategy.scope():
+        model = task.network(method.convert(body), data.classes, method.heads)
+        compile_model(model, task.loss, args.learning_rate, steps, alone)
+    batches = data.train(setting.images * setting.replicas, seed, task.target)
+    history = model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history
+    progress.finish(f"loss {history['loss'][-1]:.3f}")
+    return model
 
 
-def network(task: Task, method: Method, body: keras.Model, classes: int) -> keras.Model:
-    """The network of the task on the converted backbone."""
-    return task.network(method.convert(body), classes, method.heads)
-
-
-def compiled(
+def compile_model(
     model: keras.Model, loss: Any, rate: float, steps: int, alone: bool = True, metrics: list[str] | None = None
-) -> list[np.ndarray]:
-    """Compiles the model with Adam at a rate that falls to 0; returns the state of the optimizer before training."""
+) -> None:
+    """Compiles the model with Adam at a rate that falls to 0."""
     model.compile(
         optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
         loss=loss,
@@ -213,15 +202,6 @@ def compiled(
         jit_compile=alone,  # XLA cannot be used with several replicas
         steps_per_execution=EXECUTION if alone else 1,
     )
-    model.optimizer.build(model.trainable_variables)
-    return [np.array(variable) for variable in model.optimizer.variables]
-
-
-def restart(model: keras.Model, weights: list[np.ndarray], optimizer: list[np.ndarray]) -> None:
-    """Gives the compiled model the weights and its optimizer the state to start from."""
-    model.set_weights(weights)
-    for variable, value in zip(model.optimizer.variables, optimizer, strict=True):
-        variable.assign(value)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -247,8 +227,7 @@ def results(runs: pd.DataFrame, corner: str) -> dict[str, pd.DataFrame]:
 def draw(runs: pd.DataFrame, axis: str, path: Path) -> None:
     """A row for each method and setting: a mark for each run, and a line at their mean."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    kinds = [kind for kind, _ in groupby(zip(runs["method"], runs["setting"], strict=True))]
-    kinds = list(dict.fromkeys(kinds))
+    kinds = list(dict.fromkeys(zip(runs["method"], runs["setting"], strict=True)))
     for place, (name, setting) in enumerate(kinds):
         scores = runs[(runs["method"] == name) & (runs["setting"] == setting)]["score"]
         _, color, marker = figures.style(name)
