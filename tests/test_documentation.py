@@ -52,11 +52,46 @@ def test_every_public_class_has_a_formula_shapes_an_example_and_a_source(name):
 
 @pytest.mark.slow
 @tensorflow_only
-def test_the_python_blocks_of_the_readme_run():
-    names = {}
-    with pytest.warns(UserWarning, match="groups=32 do not divide the channels of all layers"):  # MobileNetV2's 24
-        for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
-            exec(compile(block, "README.md", "exec"), names)
+@pytest.mark.parametrize("number", range(3))
+def test_each_python_block_of_the_readme_runs_by_itself(number):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    exec(compile(blocks[number], "README.md", "exec"), {})
+
+
+@pytest.mark.quick
+def test_the_readme_is_short_and_its_commands_are_the_experiment_and_the_tests():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 150
+    experiment, tests = re.findall(r"```bash\n(.*?)\n```", readme, re.DOTALL)
+    assert experiment.endswith("tutorials/experiments/batch_size.py") and tests.endswith("pytest")
+
+
+@pytest.mark.slow
+@tensorflow_only
+def test_the_differences_from_keras_are_those_that_are_measured():
+    header, _, *rows = re.search(r"(\| what is measured .*?)\n\n", (ROOT / "README.md").read_text(), re.DOTALL)[
+        1
+    ].splitlines()
+    shown = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.differences"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    measured = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[2:] if line]
+    assert len(shown) == len(measured) == 9
+    for (what, theirs, ours), (name, theirs_now, ours_now) in zip(shown, measured, strict=True):
+        figure, path = re.fullmatch(r"\[(.*)\]\((.*)\)", ours).groups()
+        assert (ROOT / path).is_file()
+        assert same(figure, ours_now), (what, name, ours_now)
+        if f"`keras.layers` {keras.__version__} " in header:  # other versions may have other errors
+            assert same(theirs, theirs_now), (what, name, theirs_now)
+
+
+def same(shown, measured):
+    """Equal as text, or rounding errors of the same order."""
+    if shown == measured:
+        return True
+    return "e-" in shown and "e-" in measured and 0.1 < float(shown) / float(measured) < 10
 
 
 @pytest.mark.quick
