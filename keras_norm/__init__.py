@@ -32,4 +32,4 @@ from keras_norm.reparametrization import WeightNormalization as WeightNormalizat
 from keras_norm.reparametrization import WeightStandardization as WeightStandardization
 from keras_norm.reparametrization import initialize_from_data as initialize_from_data
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
