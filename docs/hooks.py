@@ -1,28 +1,38 @@
 """Makes pages of what lies outside docs/ (README, changelog, contributing, notebooks), with links as on a code host.
 
-A page has two paths: one in the repository, which links are written for, and one in the site.
+It sets the formulas, too, and ranks the API first in the search. A page has two paths: one in the repository, which links are written for, and one in the site.
 """
 
 import base64
 import functools
+import html as entities
 import itertools
 import json
 import posixpath
 import re
+import tomllib
 from pathlib import Path
 
+from formulas import latex
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
-    "README.md": "index.md",
+    "README.md": "overview.md",
     "tutorials/README.md": "tutorials/index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
 }
 NOTEBOOKS = sorted((ROOT / "tutorials" / "notebooks").glob("*.ipynb"))
+ALTERNATIVES = tomllib.loads((ROOT / "docs" / "alternatives.toml").read_text(encoding="utf-8"))
 
 REPOSITORY = re.search(r"^url = (\S+)", (ROOT / "setup.cfg").read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+# What else the objects of the API are called.
+ALIASES = tomllib.loads((ROOT / "docs" / "aliases.toml").read_text(encoding="utf-8"))
+API_BOOST = 20  # in the search, before the pages that use a name
 
 BADGE = re.compile(r"^\[!\[Open in Colab\].*\n\n", re.MULTILINE)  # an image of another host
 PANDAS = re.compile(r"<style scoped>.*?</style>\n?|(?<=<table) border=\"1\" class=\"dataframe\"", re.DOTALL)
@@ -30,11 +40,14 @@ FENCE = re.compile(r"(^ *(`{3,}).*?^ *\2 *$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)\s#]+)")
 LIST = re.compile(r"(^(?![*+-] |\d+\. )\S.*\n)(?=(?:[*+-]|1\.) )", re.MULTILINE)
 DIRECTIVE = re.compile(r"^::: ([\w.]+)", re.MULTILINE)
+PLAIN = re.compile(r'<div class="highlight"><pre><span></span><code>([^<]*)</code></pre></div>')
+MATH = re.compile(r'<(div|span) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 CODE = re.compile(r"(<a\b.*?</a>|<h\d.*?</h\d>|<pre.*?</pre>)|<code>(?:kn\.|keras_norm\.)?([\w.]+)</code>", re.DOTALL)
 
 
 def on_config(config):
-    """Lists the notebooks in the navigation."""
+    """Lists the notebooks in the navigation, and links the repository."""
+    config.repo_url, config.repo_name = REPOSITORY, "keras_norm"
     tutorials = next(section["Tutorials"] for section in config.nav if "Tutorials" in section)
     tutorials += [{_short_title(path): f"tutorials/{path.stem}.md"} for path in NOTEBOOKS]
     return config
@@ -71,22 +84,33 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(html, page, config, files):
-    """Links the names of documented objects in docstrings to their documentation."""
+    """Sets formulas, and links the names of documented objects in docstrings to their documentation."""
+    html = PLAIN.sub(_formulas, html)
+    html = MATH.sub(lambda match: _math(entities.unescape(match[2]), match[1] == "div"), html)
     if not page.file.src_uri.startswith("api/"):
         return html
     return CODE.sub(lambda match: match[1] or _reference(match), html)
 
 
 def on_post_build(config):
-    """Writes the index of the search as a script too, for pages that are opened from a folder."""
-    index = Path(config.site_dir, "search", "search_index.json")
-    index.with_suffix(".js").write_text(f"var __index = {index.read_text(encoding='utf-8')}", encoding="utf-8")
+    """Ranks the API first in the search, whose index becomes a script too, for pages that are opened from a folder."""
+    path = Path(config.site_dir, "search", "search_index.json")
+    index = json.loads(path.read_text(encoding="utf-8"))
+    for entry in index["docs"]:
+        page, _, anchor = entry["location"].partition("#")
+        if page.startswith("api/"):
+            entry["boost"] = API_BOOST
+            entry["tags"] = ALIASES.get(anchor.removeprefix("keras_norm."), [])
+    text = json.dumps(index, ensure_ascii=False, separators=(",", ":"))
+    path.write_text(text, encoding="utf-8")
+    path.with_suffix(".js").write_text(f"var __index = {text}", encoding="utf-8")
 
 
 def render_notebook(path):
     """The Markdown of a notebook with its outputs, and its pictures by name; nothing is executed."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    pictures = {}
+    pictures = {}  # by name
+    alternatives = ALTERNATIVES.get(path.stem, [])
     texts = []
     for cell in cells:
         source = "".join(cell["source"])
@@ -97,18 +121,20 @@ def render_notebook(path):
             for is_printed, outputs in itertools.groupby(cell["outputs"], lambda output: "text" in output):
                 if is_printed:  # one block, however often the cell has written
                     outputs = [{"text": [line for output in outputs for line in output["text"]]}]
-                texts += [_output(output, path.stem, pictures) for output in outputs]
+                texts += [_output(output, path.stem, pictures, alternatives) for output in outputs]
+    if len(pictures) != len(alternatives):
+        raise PluginError(f"docs/alternatives.toml: {path.stem} has {len(pictures)} pictures, not {len(alternatives)}.")
     texts.insert(1, f'<a href="{path.name}" download>Download this notebook</a>')
     return "\n\n".join(texts) + "\n", pictures
 
 
-def _output(output, stem, pictures):
+def _output(output, stem, pictures, alternatives):
     """The Markdown of one output; a picture goes to `pictures`."""
     data = output.get("data", {"text/plain": output.get("text", "")})
     if "image/png" in data:
         name = f"{stem}_{len(pictures) + 1}.png"
         pictures[name] = base64.b64decode("".join(data["image/png"]))
-        return f"![Figure {len(pictures)}]({name})"
+        return f"![{''.join(alternatives[len(pictures) - 1 : len(pictures)])}]({name})"
     if "text/html" in data:  # a data frame: the site's own style, not that of pandas
         return PANDAS.sub("", "".join(data["text/html"]))
     return "````{ .text .output }\n" + "".join(data["text/plain"]).rstrip() + "\n````"
@@ -131,6 +157,22 @@ def _site_path(path):
     if ROOT / path in NOTEBOOKS:
         return f"tutorials/{Path(path).stem}.md"
     return PAGES.get(path) or path.removeprefix("docs/").replace("tutorials/notebooks/", "tutorials/")
+
+
+def _formulas(match):
+    """A block of plain text as formulas, one below the other, if each of its lines is one."""
+    text = entities.unescape(match[1])
+    try:
+        lines = [latex(line) for line in text.splitlines()]
+    except ValueError:
+        return match[0]
+    return "\n".join(_math(line, True) for line in lines)
+
+
+def _math(formula, is_block):
+    """The MathML of LaTeX: browsers draw it without a script."""
+    math = convert(formula, display="block" if is_block else "inline")
+    return f'<div class="formula" data-search-exclude>{math}</div>' if is_block else math
 
 
 @functools.cache

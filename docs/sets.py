@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 N, HW, C = 5, 6, 6
 LAYERS = {
     "BatchNormalization": kn.BatchNormalization(),
-    "LayerNormalization(axis=None)": kn.LayerNormalization(axis=None),
+    "LayerNormalization\n(axis=None)": kn.LayerNormalization(axis=None),
     "InstanceNormalization": kn.InstanceNormalization(),
-    "GroupNormalization(2)": kn.GroupNormalization(2),
+    "GroupNormalization\n(groups=2)": kn.GroupNormalization(2),
 }
 
 
@@ -38,10 +38,13 @@ def draw(ax: plt.Axes, members: np.ndarray, title: str) -> None:
     cube = members.transpose(2, 0, 1)[:, :, ::-1]
     colors = np.where(cube[..., None], (0.13, 0.45, 0.78, 1.0), (0.93, 0.94, 0.96, 1.0))
     ax.voxels(np.ones(cube.shape, bool), facecolors=colors, edgecolor=(0.45, 0.5, 0.55), linewidth=0.4, shade=False)
-    ax.set(xticks=[], yticks=[], zticks=[], title=title, box_aspect=(C, N, HW))
-    ax.set_xlabel("C", labelpad=-12)
-    ax.set_ylabel("N", labelpad=-12)
-    ax.set_zlabel("H, W", labelpad=-12)
+    ax.set(xticks=[], yticks=[], zticks=[], box_aspect=(C, N, HW))
+    ax.set_title(title, fontsize=15)
+    for name, label in {"x": "C", "y": "N", "z": "H, W"}.items():
+        ax.set(**{f"{name}label": label})
+        axis = getattr(ax, f"{name}axis")
+        axis.labelpad = -10
+        axis.label.set_fontsize(15)
     ax.view_init(22, -60)
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.pane.set_visible(False)
@@ -49,12 +52,12 @@ def draw(ax: plt.Axes, members: np.ndarray, title: str) -> None:
 
 
 def main() -> None:
-    """Draws one cube a layer for the position at the front."""
-    figure, axes = plt.subplots(1, len(LAYERS), figsize=(14, 3.9), subplot_kw={"projection": "3d"})
-    for ax, (title, layer) in zip(axes, LAYERS.items(), strict=True):
+    """Draws one cube per layer for the position at the front."""
+    figure, axes = plt.subplots(2, 2, figsize=(7, 8), subplot_kw={"projection": "3d"})
+    for ax, (title, layer) in zip(axes.flat, LAYERS.items(), strict=True):
         draw(ax, set_of(layer, (0, 0, C - 1)), title)
-    figure.subplots_adjust(left=0.01, right=0.98, bottom=0.04, top=0.9, wspace=0.06)
-    figure.savefig(Path(__file__).with_name("sets.png"), dpi=110)
+    figure.subplots_adjust(left=0, right=0.98, bottom=0.02, top=0.91, wspace=0, hspace=0.22)
+    figure.savefig(Path(__file__).with_name("sets.png"), dpi=120)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,21 @@ import posixpath
 import re
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import geometric_mean
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urldefrag, urlsplit
 
 import pytest
 
 import keras_norm
 from keras_norm import callbacks, distribute, functional, models, schedules
 from support.backends import tensorflow_only
+from support.browser import CHROMIUM, Browser, served
 
 ROOT = Path(__file__).parent.parent
-WITHOUT_MKDOCS = importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None
+WITHOUT_MKDOCS = any(importlib.util.find_spec(name) is None for name in ("mkdocs", "mkdocstrings", "latex2mathml"))
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,7 +37,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.links, self.sources, self.anchors = [], [], {""}
+        self.links, self.sources, self.anchors, self.alternatives = [], [], {""}, {}
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -45,6 +47,8 @@ class Page(HTMLParser):
             (self.links if tag == "a" else self.sources).append(attributes["href"])
         if "src" in attributes:
             self.sources.append(attributes["src"])
+        if tag == "img":
+            self.alternatives[attributes["src"]] = attributes.get("alt", "")
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +123,37 @@ def test_the_site_names_no_folder_of_the_machine_that_built_it(site):
     assert [name for name, text in texts.items() if any(folder in text for folder in folders)] == []
 
 
-def test_the_home_page_is_the_readme(site):
-    home = (site / "index.html").read_text(encoding="utf-8")
-    headings = re.findall(r"^## (.*)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert headings
-    assert re.findall(r"<h2[^>]*>(.*?)<a ", home) == headings
+def test_the_code_of_the_home_page_runs(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/index.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    script = tmp_path / "home.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "stale_moving_statistics" in done.stdout  # a finding that the page speaks of
+
+
+def test_the_home_page_and_the_header_name_the_repository_of_the_package(site):
+    url = re.search(r"^url = (.*)", (ROOT / "setup.cfg").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert f"pip install git+{url}\n" in (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    assert f'<a href="{url}"' in (site / "index.html").read_text(encoding="utf-8")
+
+
+def test_every_picture_has_a_text_that_says_what_it_shows(pages):
+    texts = {f"{name}: {source}": text for name, page in pages.items() for source, text in page.alternatives.items()}
+    assert len(texts) > 40
+    assert [picture for picture, text in texts.items() if len(text.split()) < 5] == []
+    notebooks = [text for picture, text in texts.items() if picture.startswith("tutorials/")]
+    assert len(set(notebooks)) == len(notebooks)
+
+
+def test_every_formula_of_the_api_is_set(site):
+    """What is left of plain text in blocks: the fields of a report."""
+    plain = re.compile(r'<div class="highlight"><pre><span></span><code>([^<]*)</code></pre></div>')
+    texts = {path: path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html")}
+    assert sum(text.count("<math") for text in texts.values()) > 60
+    left = [block for text in texts.values() for block in plain.findall(text)]
+    assert [block for block in left if re.search(r" = |&lt;-", block)] == []
 
 
 def test_what_the_guide_and_the_readme_say_was_measured_is_among_the_results():
@@ -210,3 +240,68 @@ def test_every_notebook_is_a_page_with_its_pictures(pages):
         assert f"tutorials/{path.stem}.html" in [posixpath.normpath(link) for link in pages["index.html"].links], (
             "not in the navigation"
         )
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    with served(site) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("no browser is installed: apt-get install chromium")
+    browser = Browser(tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
+
+
+def test_no_page_is_wider_than_the_window_of_a_laptop_or_a_phone(pages, address, browser):
+    overflow = (Path(__file__).parent / "support" / "overflow.js").read_text(encoding="utf-8")
+    found = {}
+    for name in sorted(pages):
+        browser.show(f"{address}/{name}")
+        for width in (1280, 390):
+            browser.resize(width)
+            found[name, width] = browser.evaluate(f"({overflow})({width})")
+    assert {key: parts for key, parts in found.items() if parts} == {}
+    assert [url for url in browser.requests if not url.startswith((address, "data:"))] == []
+
+
+def first_result(browser, address, query):
+    """The page and the section that the site's own search shows first."""
+    browser.show(f"{address}/index.html?q={quote(query)}")
+    links = browser.evaluate("""new Promise((resolve) => {
+        const look = () => {
+            const links = [...document.querySelectorAll(".md-search-result__link")];
+            links.length ? resolve(links.map((link) => link.href)) : setTimeout(look, 20);
+        };
+        look();
+    })""")
+    (page, _), (same, section) = (urldefrag(link.partition("?")[0] + "#" + urldefrag(link)[1]) for link in links[:2])
+    assert page == same
+    return f"{page.removeprefix(address + '/')}#{section}"
+
+
+OTHER_NAMES = {
+    "sync batch norm": "keras_norm.BatchNormalization",
+    "group norm": "keras_norm.GroupNormalization",
+    "layer norm": "keras_norm.LayerNormalization",
+    "InstanceNorm": "keras_norm.InstanceNormalization",
+    "frozen batch norm": "keras_norm.FrozenBatchNormalization",
+    "weight norm": "keras_norm.WeightNormalization",
+    "AdaIN": "keras_norm.AdaptiveInstanceNormalization",
+}
+
+
+def test_the_search_shows_the_api_of_a_class_first(pages, address, browser):
+    queries = {name: f"keras_norm.{name}" for name in vars(keras_norm) if name[0].isupper()} | OTHER_NAMES
+    pages_of = {anchor: name for name, page in pages.items() if name.startswith("api/") for anchor in page.anchors}
+    expected = {query: f"{pages_of[name]}#{name}" for query, name in queries.items()}
+    assert {query: first_result(browser, address, query) for query in queries} == expected
+
+
+def test_every_other_name_in_the_search_is_of_a_public_class():
+    aliases = tomllib.loads((ROOT / "docs/aliases.toml").read_text(encoding="utf-8"))
+    assert {name for name in aliases if not hasattr(keras_norm, name)} == set()
