@@ -1,31 +1,25 @@
-"""What docs/migration.md says of torch, against torch itself; these run where torch is installed."""
+"""The pairs of torch on docs/migration.md compute the same; these run where torch is installed."""
 
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 import keras_norm as kn
+from support import peers
 from support.backends import array, call
 from support.cases import random_input
 
 torch = pytest.importorskip("torch", reason="its subject is torch, which is not installed")
-parametrizations = torch.nn.utils.parametrizations
 
-PAGE = (Path(__file__).parent.parent / "docs" / "migration.md").read_text()
-SECTION = PAGE[PAGE.index("## From `torch.nn`") : PAGE.index("## With no counterpart there")]
+TITLE = "From `torch.nn`"
+PAIRS = peers.pairs_of(TITLE, "torch")
 X = random_input(5, 6, 7, 8, dtype="float32")
-EPSILON = {"epsilon": 1e-5}
 
 
-@pytest.fixture(scope="module")
-def page():
-    names = {}
-    (block,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
-    exec(compile(block, "migration.md", "exec"), names)
-    return names
+def assert_equal(value, expected):
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4)
 
 
 def with_random_weights(module):
@@ -34,70 +28,70 @@ def with_random_weights(module):
     return module
 
 
-def state_of(module):
-    return {name: value.cpu().numpy() for name, value in module.state_dict().items()}
-
-
 def torch_call(module, x):
-    """Of inputs with channels last, as there with channels first."""
+    """On inputs with the channels last, unless the module's sizes are those of the last axes."""
+    if isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm):
+        return module(torch.from_numpy(x)).detach().numpy()
     y = module(torch.from_numpy(np.moveaxis(x, -1, 1).copy()))
     return np.moveaxis(y.detach().numpy(), 1, -1)
 
 
-def assert_equal(value, expected):
-    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+def before_and_after(pair):
+    """The module with trained statistics, the layer as the page makes it, and inputs."""
+    names = {}
+    peers.run(pair.setup + pair.before, names)
+    old, x = with_random_weights(names["old"]), peers.inputs(pair, X)
+    for _ in range(100 if "spectral" in pair.name else 3):  # until u has converged
+        torch_call(old, x + 1)
+    peers.run(pair.after, names)
+    new = names["new"]
+    if not new.built:
+        new.build((None, *x.shape[1:]))
+        names["copy_kernel" if "parametrizations" in pair.name else "copy_weights"](old, new)
+    return old, new, x
 
 
-CASES = {
-    "BatchNorm2d": (torch.nn.BatchNorm2d(8), kn.BatchNormalization(momentum=0.9, **EPSILON)),
-    "BatchNorm2d without affine": (
-        torch.nn.BatchNorm2d(8, affine=False),
-        kn.BatchNormalization(center=False, scale=False, **EPSILON),
-    ),
-    "GroupNorm": (torch.nn.GroupNorm(4, 8), kn.GroupNormalization(4, **EPSILON)),
-    "GroupNorm of one group": (torch.nn.GroupNorm(1, 8), kn.LayerNormalization(axis=None, **EPSILON)),
-    "GroupNorm without bias": (torch.nn.GroupNorm(4, 8, bias=False), kn.GroupNormalization(4, center=False, **EPSILON)),
-    "InstanceNorm2d": (
-        torch.nn.InstanceNorm2d(8),
-        kn.InstanceNormalization(center=False, scale=False, **EPSILON),
-    ),
-    "InstanceNorm2d with affine": (torch.nn.InstanceNorm2d(8, affine=True), kn.InstanceNormalization(**EPSILON)),
-}
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
+def test_a_module_of_torch_computes_the_same_here(pair):
+    old, new, x = before_and_after(pair)
+    old.eval()
+    assert_equal(call(new, x), torch_call(old, x))
+    old.train()
+    assert_equal(call(new, x[:3], training=True), torch_call(old, x[:3]))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_layer_of_torch_predicts_the_same_here(page, name):
-    module, layer = CASES[name]
-    with_random_weights(module)
-    torch_call(module, X + 1)  # moves the moving statistics
-    module.eval()
-    layer.build(X.shape)
-    page["carry"](state_of(module), layer)
-    assert_equal(call(layer, X), torch_call(module, X))
-
-
-@pytest.mark.parametrize(("sizes", "axis"), [((8,), -1), ((7, 8), (-2, -1))])
-def test_layer_norm_predicts_the_same_here(page, sizes, axis):
-    module = with_random_weights(torch.nn.LayerNorm(sizes))
-    layer = kn.LayerNormalization(axis, **EPSILON)
-    layer.build(X.shape)
-    page["carry"](state_of(module), layer)
-    assert_equal(call(layer, X), module(torch.from_numpy(X)).detach().numpy())
+def test_the_moving_variance_of_torch_is_the_unbiased_one():
+    old, new, x = before_and_after(PAIRS[0])
+    before = array(new.moving_variance)
+    call(new, x, training=True)
+    torch_call(old, x)
+    n = x[..., 0].size
+    assert_equal(array(new.moving_mean), old.running_mean.numpy())
+    assert_equal((array(new.moving_variance) - 0.9 * before) * n / (n - 1), old.running_var.numpy() - 0.9 * before)
 
 
 def test_axis_1_keeps_the_layout_of_torch():
     x = np.moveaxis(X, -1, 1).copy()
-    assert_equal(
-        call(kn.GroupNormalization(4, axis=1, **EPSILON), x), torch.nn.GroupNorm(4, 8)(torch.from_numpy(x)).detach()
+    layer = kn.GroupNormalization(4, axis=1, epsilon=1e-5)
+    assert_equal(call(layer, x), torch.nn.GroupNorm(4, 8)(torch.from_numpy(x)).detach())
+
+
+def test_layer_norm_of_three_sizes_is_that_of_three_axes():
+    x = np.moveaxis(X, -1, 1).copy()
+    module = torch.nn.LayerNorm(x.shape[1:], elementwise_affine=False)
+    layer = kn.LayerNormalization(axis=(1, 2, 3), epsilon=1e-5, center=False, scale=False)
+    assert_equal(call(layer, x), module(torch.from_numpy(x)))
+
+
+def test_a_depthwise_kernel_of_torch_is_the_transposed_one():
+    module, layer = (
+        torch.nn.Conv2d(8, 16, 3, groups=8, bias=False),
+        keras.layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False),
     )
-
-
-def test_the_moving_variance_of_torch_is_the_unbiased_one():
-    module, layer = torch.nn.BatchNorm2d(8), kn.BatchNormalization(momentum=0.9, **EPSILON)
-    assert_equal(call(layer, X, training=True), torch_call(module, X))
-    n = X[..., 0].size
-    assert_equal(array(layer.moving_mean), module.running_mean.numpy())
-    assert_equal((array(layer.moving_variance) - 0.9) * n / (n - 1), module.running_var.numpy() - 0.9)
+    layer.build((None, 6, 7, 8))
+    kernel = np.moveaxis(module.weight.detach().numpy()[:, 0], 0, -1)  # (height, width, C m)
+    layer.kernel.assign(kernel.reshape(3, 3, 8, 2))
+    assert_equal(call(layer, X), torch_call(module, X))
 
 
 def test_without_gradients_the_moving_statistics_move_there_and_not_here():
@@ -108,47 +102,7 @@ def test_without_gradients_the_moving_statistics_move_there_and_not_here():
     assert np.allclose(array(layer.moving_mean), 0)
 
 
-WRAPPED = {
-    "weight_norm of Linear": (
-        lambda: parametrizations.weight_norm(torch.nn.Linear(8, 4)),
-        lambda: kn.WeightNormalization(keras.layers.Dense(4)),
-    ),
-    "weight_norm of Conv2d": (
-        lambda: parametrizations.weight_norm(torch.nn.Conv2d(8, 5, 3)),
-        lambda: kn.WeightNormalization(keras.layers.Conv2D(5, 3)),
-    ),
-    "weight_norm of ConvTranspose2d": (
-        lambda: parametrizations.weight_norm(torch.nn.ConvTranspose2d(8, 5, 3), dim=1),
-        lambda: kn.WeightNormalization(keras.layers.Conv2DTranspose(5, 3)),
-    ),
-    "spectral_norm of Linear": (
-        lambda: parametrizations.spectral_norm(torch.nn.Linear(8, 4)),
-        lambda: kn.SpectralNormalization(keras.layers.Dense(4)),
-    ),
-    "spectral_norm of Conv2d": (
-        lambda: parametrizations.spectral_norm(torch.nn.Conv2d(8, 5, 3)),
-        lambda: kn.SpectralNormalization(keras.layers.Conv2D(5, 3)),
-    ),
-    "spectral_norm of ConvTranspose2d": (
-        lambda: parametrizations.spectral_norm(torch.nn.ConvTranspose2d(8, 5, 3)),
-        lambda: kn.SpectralNormalization(keras.layers.Conv2DTranspose(5, 3)),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", WRAPPED)
-def test_a_parametrization_of_torch_predicts_the_same_here(page, name):
-    make_module, make_wrapper = WRAPPED[name]
-    x = X[:, 0, 0] if "Linear" in name else X
-    module, wrapper = with_random_weights(make_module()), make_wrapper()
-    for _ in range(100 if "spectral" in name else 1):  # until u has converged
-        torch_call(module, x)
-    module.eval()
-    wrapper.build(x.shape)
-    page["carry_kernel"](state_of(module), wrapper)
-    assert_equal(call(wrapper, x), torch_call(module, x))
-
-
 def test_the_page_names_every_normalization_of_torch():
     names = [name for name in vars(torch.nn) if name.endswith("Norm") or re.search(r"Norm\dd$", name)]
-    assert [name for name in names if f"`{name}" not in SECTION and "Lazy" not in name] == []
+    section = peers.section(TITLE)
+    assert [name for name in names if f"`{name}" not in section and "Lazy" not in name] == []
