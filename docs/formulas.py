@@ -1,7 +1,7 @@
 """Translates the formulas of docstrings, which are plain text so that `help()` can show them, to LaTeX.
 
-Factors are written side by side. `/` divides the product on its left by the factor on its right. A parenthesis that touches
-a name holds its argument. Two spaces or more separate formulas. The translator accepts only the words listed here.
+Factors are written side by side. `/` divides the product on its left by the factor on its right. A parenthesis that
+touches a name holds its argument. The translator accepts only the words below.
 """
 
 import re
@@ -10,15 +10,15 @@ GREEK = {"alpha", "beta", "epsilon", "gamma", "mu", "rho", "sigma", "tau"}
 FUNCTIONS = {"LN", "clip", "max", "mean", "normalization", "sigmoid", "split", "tanh", "trace", "var"}
 NAMES = {"batch", "bias", "fan_in", "max", "mean", "momentum", "moving", "moving_mean", "moving_variance", "units"}
 NAMES |= {"variance"}
-WORDS = {"and", "axis", "channels", "effective", "every", "flows", "gradient", "in", "is", "kernel", "mean", "no", "not"}
-WORDS |= {"of", "on", "over", "positions", "same", "sample", "set", "style", "that", "the", "through", "with"}
+WORDS = {"and", "axis", "channels", "effective", "every", "flows", "gradient", "in", "is", "kernel", "mean", "no"}
+WORDS |= {"not", "of", "on", "over", "positions", "same", "sample", "set", "style", "that", "the", "through", "with"}
 RELATIONS = {"=": "=", "<": "<", "<-": r"\leftarrow"}
 TOKEN = re.compile(r"\s*(fan_in|moving_mean|moving_variance|[A-Za-z]+|\d+|`\w+`|<-|\|\||[-+*/=<,:(){}|^_'])")
 
 
 def latex(text):
-    """The LaTeX of a line of formulas. Raises `ValueError` for a line that is none."""
-    return r" \qquad ".join(_Parser(part).formula() for part in re.split(r" {2,}", text.strip()))
+    """The LaTeX of a formula. Raises `ValueError` for a text that is none."""
+    return _Parser(text).formula()
 
 
 class _Parser:

@@ -1,6 +1,7 @@
 """Makes pages of what lies outside docs/ (README, changelog, contributing, notebooks), with links as on a code host.
 
-It sets the formulas, too, and ranks the API first in the search. A page has two paths: one in the repository, which links are written for, and one in the site.
+It sets the formulas, too, and ranks the API first in the search. A page has two paths: one in the repository, which
+links are written for, and one in the site.
 """
 
 import base64
@@ -32,6 +33,7 @@ REPOSITORY = re.search(r"^url = (\S+)", (ROOT / "setup.cfg").read_text(encoding=
 
 # What else the objects of the API are called.
 ALIASES = tomllib.loads((ROOT / "docs" / "aliases.toml").read_text(encoding="utf-8"))
+WORDY = 25  # characters per cell, in the mean
 API_BOOST = 20  # in the search, before the pages that use a name
 
 BADGE = re.compile(r"^\[!\[Open in Colab\].*\n\n", re.MULTILINE)  # an image of another host
@@ -42,6 +44,8 @@ LIST = re.compile(r"(^(?![*+-] |\d+\. )\S.*\n)(?=(?:[*+-]|1\.) )", re.MULTILINE)
 DIRECTIVE = re.compile(r"^::: ([\w.]+)", re.MULTILINE)
 PLAIN = re.compile(r'<div class="highlight"><pre><span></span><code>([^<]*)</code></pre></div>')
 MATH = re.compile(r'<(div|span) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
+CELL = re.compile(r"<t[hd][^>]*>(.*?)</t[hd]>", re.DOTALL)
 CODE = re.compile(r"(<a\b.*?</a>|<h\d.*?</h\d>|<pre.*?</pre>)|<code>(?:kn\.|keras_norm\.)?([\w.]+)</code>", re.DOTALL)
 
 
@@ -86,7 +90,8 @@ def on_page_markdown(markdown, page, config, files):
 def on_page_content(html, page, config, files):
     """Sets formulas, and links the names of documented objects in docstrings to their documentation."""
     html = PLAIN.sub(_formulas, html)
-    html = MATH.sub(lambda match: _math(entities.unescape(match[2]), match[1] == "div"), html)
+    html = MATH.sub(_math, html)
+    html = TABLE.sub(_stacked, html)
     if not page.file.src_uri.startswith("api/"):
         return html
     return CODE.sub(lambda match: match[1] or _reference(match), html)
@@ -160,19 +165,39 @@ def _site_path(path):
 
 
 def _formulas(match):
-    """A block of plain text as formulas, one below the other, if each of its lines is one."""
-    text = entities.unescape(match[1])
+    """A block of plain text as formulas, if each of its lines is one, or several with two or more spaces between."""
+    lines = [re.split(r" {2,}", line.strip()) for line in entities.unescape(match[1]).splitlines()]
     try:
-        lines = [latex(line) for line in text.splitlines()]
+        lines = [[latex(formula) for formula in line] for line in lines]
     except ValueError:
         return match[0]
-    return "\n".join(_math(line, True) for line in lines)
+    return "\n".join(_block(line) for line in lines)
 
 
-def _math(formula, is_block):
-    """The MathML of LaTeX: browsers draw it without a script."""
-    math = convert(formula, display="block" if is_block else "inline")
-    return f'<div class="formula" data-search-exclude>{math}</div>' if is_block else math
+def _stacked(match):
+    """A table of sentences, whose rows a phone shows as blocks: each cell has the heading of its column."""
+    head, *rows = match[0].split("<tr>")[1:]
+    labels = [entities.escape(re.sub("<.*?>", "", label)) for label in CELL.findall(head)]
+    texts = [re.sub("<.*?>", "", text) for row in rows for text in CELL.findall(row)]
+    if len(labels) < 3 or sum(map(len, texts)) < WORDY * len(texts):
+        return match[0]
+    for i, row in enumerate(rows):
+        before, *cells = row.split("<td")
+        labelled = [f'<td data-label="{label}"{cell}' for label, cell in zip(labels, cells, strict=True)]
+        rows[i] = "".join([before, *labelled])
+    return "<tr>".join(["<table data-stacked>\n<thead>\n", head, *rows])
+
+
+def _math(match):
+    """The MathML of LaTeX, which browsers draw without a script."""
+    formula = entities.unescape(match[2])
+    return _block([formula]) if match[1] == "div" else convert(formula)
+
+
+def _block(formulas):
+    """Formulas side by side, where there is room."""
+    maths = "".join(convert(formula, display="block") for formula in formulas)
+    return f'<div class="formula" data-search-exclude>{maths}</div>'
 
 
 @functools.cache

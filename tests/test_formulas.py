@@ -25,7 +25,7 @@ pytestmark = pytest.mark.quick
         ("gamma(c)_i (x)", r"\gamma\left( c \right)_{i} \, \left( x \right)"),
         ("||W^T v|| ||u||", r"\left\| W^{T} \, v \right\| \, \left\| u \right\|"),
         ("|m - |M||", None),  # bars of one kind do not say which of them opens
-        ("v <- b'  u = 1", r"v \leftarrow b' \qquad u = 1"),
+        ("v <- b' < 1", r"v \leftarrow b' < 1"),
         ("{k : k_N = i_N, 2 < i_C}", r"\left\{ k \; : \; k_{N} = i_{N} ,\; 2 < i_{C} \right\}"),
         ("sum_b n_b m_b / n", r"\frac{\sum_{b} \, n_{b} \, m_{b}}{n}"),
         ("moving_mean_c with k in S_i", r"\mathrm{moving\_mean}_{c} \, \text{ with } \, k \, \text{ in } \, S_{i}"),
