@@ -1,4 +1,4 @@
-"""`python -m keras_norm examine model.keras`: the check-up of a model in a file, without data."""
+"""`python -m keras_norm examine model.keras`: examines a saved model, without data."""
 
 import argparse
 import json
@@ -12,20 +12,20 @@ from keras_norm.models import examine
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Examines the model in a file and prints the report. Returns 1 if a finding is severe."""
-    parser = argparse.ArgumentParser("python -m keras_norm", description="Tools for models in files.")
+    parser = argparse.ArgumentParser("python -m keras_norm", description="Tools for saved models.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
         "examine",
-        help="what is wrong with the normalizations of a model",
+        help="find problems with the normalizations of a model",
         description="Examines the normalizations of a model without data, and exits with 1 if a finding is severe. "
-        "The model is loaded in safe mode: no code in the file is run.",
+        "The model is loaded in safe mode, so no code in the file is run.",
     )
     command.add_argument("model", help="a .keras or .h5 file")
-    command.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     given = parser.parse_args(arguments)
     try:
         model = keras.saving.load_model(given.model, safe_mode=True)
-    except Exception as error:  # whatever a file or a class in it raises
+    except Exception as error:  # a damaged file or a class in it may raise anything
         command.error(
             f"model must be a file that Keras can load in safe mode. Received: {given.model}: {error} "
             "(own classes must be registered, and Lambda layers need code: call keras_norm.models.examine in Python)."

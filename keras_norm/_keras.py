@@ -18,7 +18,7 @@ from keras.src.backend.common.masking import set_keras_mask as set_keras_mask
 # over replicas. `keras.SymbolicScope` is public, but there is no public way to ask whether one is open.
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope as in_symbolic_scope
 
-# Whether the constructor of a class takes inputs and outputs, as that of `keras.Model` does.
+# Whether the constructor of a class takes inputs and outputs, like that of `keras.Model`.
 from keras.src.models.functional import functional_like_constructor as functional_like_constructor
 
 # A symbolic call of an operation, as Functional models record it.
@@ -34,7 +34,7 @@ def sublayers(layer: Layer) -> list[Layer]:
 
 
 def layers_in_file_order(layer: Layer) -> list[Layer]:
-    """The layer and those inside it in the order of Keras, which lists what lies below the first level backwards.
+    """The layer and all layers inside it, in Keras' order, which reverses the levels below the first.
 
     Saved wrappers list the vectors of their kernels in this order.
     """
@@ -112,14 +112,14 @@ def graph_restored_on_exit(model: Layer) -> Iterator[None]:
 
 
 def uncompile(model: keras.Model) -> None:
-    """Drops everything that refers to the former weights: the optimizer, compiled functions, torch's parameters."""
+    """Removes the optimizer, compiled functions and torch's parameters, which refer to the old weights."""
     for layer in model._flatten_layers():
         if isinstance(layer, keras.Model):
             layer.compiled = False
             layer.train_function = layer.test_function = layer.predict_function = None
             if hasattr(layer, "optimizer"):
                 del layer.optimizer
-        if hasattr(layer, "_torch_params"):  # a torch.nn.Module lists its parameters when it is built
+        if hasattr(layer, "_torch_params"):  # a torch.nn.Module registers its parameters when it is built
             layer._track_variables()
 
 
@@ -129,7 +129,7 @@ def in_legacy_h5_file() -> bool:
 
 
 def uses_weight_decay(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> bool:
-    """Whether the optimizer decays a variable. `exclude_from_weight_decay` is public, the question is not."""
+    """Whether the optimizer decays a variable. Only `exclude_from_weight_decay` is public."""
     return bool(optimizer.weight_decay) and bool(optimizer._use_weight_decay(variable))
 
 

@@ -19,9 +19,9 @@ def integer(owner: str, name: str, value: Any) -> int:
 
 
 def integer_or_several(owner: str, name: str, value: Any) -> int | Sequence[int]:
-    """`value` as an int, or as the sequence of ints that it is."""
+    """`value` as an int, or as a sequence of ints of the same type."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        kind: Any = type(value)  # a config keeps a tuple a tuple
+        kind: Any = type(value)  # a tuple stays a tuple in a config
         return kind(integer(owner, name, v) for v in value)
     return integer(owner, name, value)
 
@@ -34,7 +34,7 @@ def boolean(owner: str, name: str, value: Any) -> bool:
 
 
 def boolean_or_count(owner: str, name: str, value: Any) -> bool | int:
-    """`value` as a bool, or as a positive int: 1 is not True."""
+    """`value` as a bool or as a positive int. 1 is an int, not True."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     if not isinstance(value, Integral):
@@ -42,12 +42,12 @@ def boolean_or_count(owner: str, name: str, value: Any) -> bool | int:
             f"{owner}: {name} must be True, False or an integer. Received: {name}={value!r} ({type(value).__name__})."
         )
     if value < 1:
-        raise ValueError(f"{owner}: {name} must be positive where it is a number. Received: {name}={value}.")
+        raise ValueError(f"{owner}: {name} must be positive if it is a number. Received: {name}={value}.")
     return int(value)
 
 
 def initializer(owner: str, name: str, value: Any) -> Any:
-    """`value` as an initializer. Keras would take None for a random one."""
+    """`value` as an initializer. None is an error, although Keras would use a random initializer."""
     if value is None:
         raise TypeError(
             f"{owner}: {name} must be an initializer. Received: {name}=None (leave it out for the default)."
@@ -56,7 +56,7 @@ def initializer(owner: str, name: str, value: Any) -> Any:
 
 
 def is_set(name: str, value: Any) -> bool:
-    """Whether an argument in a config of Keras is more than an initializer that Keras was not given."""
+    """Whether a config entry has a value. Keras stores None for initializers that were not passed."""
     return value is not None or not name.endswith("_initializer")
 
 
@@ -89,15 +89,15 @@ def fraction(owner: str, name: str, value: Any) -> float:
 
 
 def number_of_groups(owner: str, groups: Any) -> int:
-    """`groups` as an int: a positive number, or -1 for one group a channel."""
+    """`groups` as an int: a positive number, or -1 for one group per channel."""
     groups = integer(owner, "groups", groups)
     if groups < 1 and groups != -1:
-        raise ValueError(f"{owner}: groups must be positive, or -1 for one group a channel. Received: groups={groups}.")
+        raise ValueError(f"{owner}: groups must be positive, or -1 for one per channel. Received: groups={groups}.")
     return groups
 
 
 def resolve_groups(owner: str, groups: int, channels: int, axis: int) -> int:
-    """The number of groups that `channels` channels on `axis` are split into."""
+    """The number of groups for this number of channels on `axis`."""
     groups = number_of_groups(owner, groups)
     if groups == -1:
         return channels
@@ -111,7 +111,7 @@ def resolve_groups(owner: str, groups: int, channels: int, axis: int) -> int:
 
 
 def resolve_groups_of_replicas(owner: str, synchronized: int | None, replicas: int) -> int:
-    """The number of groups of `synchronized` replicas; one where all share their sets (None), or there is only one."""
+    """The number of groups of `synchronized` replicas: 1 for the global batch (None) or a single replica."""
     if synchronized is None or replicas == 1:
         return 1
     if replicas % synchronized:
@@ -124,7 +124,7 @@ def resolve_groups_of_replicas(owner: str, synchronized: int | None, replicas: i
 
 
 def check_runs_of_samples(owner: str, groups: int, axis: int, samples: int) -> None:
-    """Refuses a batch whose samples do not split evenly into groups."""
+    """Raises an error if the samples do not split evenly into groups."""
     if axis == 0 or samples % groups:
         raise ValueError(
             f"{owner}: with an integer for synchronized the samples on axis 0 must split evenly into groups. "
@@ -133,7 +133,7 @@ def check_runs_of_samples(owner: str, groups: int, axis: int, samples: int) -> N
 
 
 def rank_of(owner: str, input_shape: Sequence[int | None]) -> int:
-    """The number of axes of inputs, which have a batch and at least one more."""
+    """The number of axes, at least two."""
     if len(input_shape) < 2:
         raise ValueError(
             f"{owner}: inputs must have a batch axis and at least one more. "
@@ -159,7 +159,7 @@ def listed_axes(axis: int | Sequence[int]) -> list[int]:
 
 
 def single_axis(axis: int | Sequence[int] | None) -> int | None:
-    """The axis, also where it is the only one of a sequence; None where there are several or none."""
+    """The axis if there is exactly one, also in a sequence; otherwise None."""
     axes = [] if axis is None else listed_axes(axis)
     return axes[0] if len(axes) == 1 else None
 
@@ -180,14 +180,14 @@ def resolve_channel_axis(owner: str, axis: int, rank: int) -> int:
     channel_axis = resolve_axis(owner, axis, rank)
     if channel_axis == 0:
         raise ValueError(
-            f"{owner}: axis must not be 0, the batch, whose samples are normalized apart. "
+            f"{owner}: axis must not be 0, because samples are normalized separately. "
             f"Received: axis={axis} for an input of rank {rank} (inputs are (batch, ..., channels))."
         )
     return channel_axis
 
 
 def check_style(owner: str, content_shape: Sequence[int | None], style_shape: Sequence[int | None], axis: int) -> None:
-    """Refuses a style that has not the rank and the channels of the content, and its samples or a single one."""
+    """Raises an error unless rank, channels and samples of style and content agree (one sample always does)."""
     if len(style_shape) == len(content_shape):
         pairs = [(content_shape[a], style_shape[a]) for a in (0, axis)]
         samples_fit, channels_fit = (None in pair or pair[0] == pair[1] for pair in pairs)
@@ -200,10 +200,10 @@ def check_style(owner: str, content_shape: Sequence[int | None], style_shape: Se
 
 
 def input_spec(axes: Sequence[int], input_shape: Sequence[int | None]) -> keras.layers.InputSpec:
-    """Inputs of any rank whose sizes along `axes` are those of `input_shape`.
+    """Accepts inputs of any rank with the same sizes along `axes` as `input_shape`.
 
-    Weights lie along `axes` in the order that the axes have in `input_shape`. Of an axis that is counted from the
-    front and one that is counted from the back, either may come first: other ranks must keep that order.
+    Weights lie along `axes`, in the order of the axes in `input_shape`. With a positive and a negative axis, the order
+    may depend on the rank. Then only ranks with the same order are accepted.
     """
     rank, sizes = len(input_shape), {a: input_shape[a] for a in axes}
     front = max((a for a in axes if a >= 0), default=-1)
@@ -214,7 +214,7 @@ def input_spec(axes: Sequence[int], input_shape: Sequence[int | None]) -> keras.
 
 
 def resolve_mask(owner: str, mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """The mask in the shape of `x`: a mask of lower rank is broadcast over the trailing axes."""
+    """Broadcasts the mask to the shape of `x`. A mask of lower rank is broadcast over the trailing axes."""
     if mask is None:
         return None
     missing, pairs = len(x.shape) - len(mask.shape), zip(known_shape(mask), known_shape(x), strict=False)
@@ -229,16 +229,16 @@ def resolve_mask(owner: str, mask: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def resolve_weight(owner: str, name: str, value: Tensor | None, axes: Sequence[int], x: Tensor) -> Tensor | None:
-    """gamma, beta or another value per position of `axes`, shaped to broadcast against `x`."""
+    """Reshapes gamma, beta or other values along `axes` to broadcast against `x`."""
     if value is None:
         return None
     value, shape = ops.convert_to_tensor(value), known_shape(x)
     sizes = tuple(shape[a] for a in axes)
     if known_shape(value) != sizes:
         raise ValueError(
-            f"{owner}: {name} must have one value for each position of the axes it scales. "
+            f"{owner}: {name} must have one value per position along its axes. "
             f"Received: {name}.shape={known_shape(value)}, sizes={sizes} of axes={tuple(axes)}."
         )
-    if axes[0] + len(axes) < len(shape):  # trailing axes broadcast as they are
+    if axes[0] + len(axes) < len(shape):  # values along the trailing axes broadcast without a reshape
         value = ops.reshape(value, [size if a in axes else 1 for a, size in enumerate(shape)])
     return cast(value, at_least_float32(x.dtype))

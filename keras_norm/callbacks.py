@@ -64,14 +64,14 @@ class _Recording(keras.callbacks.Callback):
 
     @abstractmethod
     def _record(self) -> None:
-        """Makes a record of the model as it is."""
+        """Records the current state of the model."""
 
 
 class ResponsePercentiles(_Recording):
     """Records percentiles of the responses of layers during training.
 
-    The responses of a layer are all values z_1 <= ... <= z_n of its outputs for `data`, the same samples at every
-    record, masked positions included. Percentile p is
+    The responses of a layer are all values z_1 <= ... <= z_n of its outputs for `data`, including masked positions. All
+    records use the same samples. Percentile p is
 
         q_p = z_k with k = 1 + (n - 1) p / 100
 
@@ -89,12 +89,12 @@ class ResponsePercentiles(_Recording):
         percentiles: numbers from 0 to 100.
         every: the number of steps between records.
         training: whether to run the model in training mode, with batch statistics and dropout, or in inference mode.
-        log_dir: a folder for TensorBoard, which shows a chart per layer and a run, which is a folder, per percentile.
+        log_dir: a folder for TensorBoard, which shows one chart per layer and one run (a subfolder) per percentile.
             TensorFlow backend only.
 
     Attributes:
         steps: the step of each record; the first one is 0.
-        history: for each layer an array of shape `(records, percentiles)`, by name, or by path where names repeat.
+        history: one array of shape `(records, percentiles)` per layer, by name, or by path if names repeat.
 
     Raises:
         TypeError, ValueError: when constructed, for an argument of the wrong type or value; when `fit` begins, if the
@@ -139,7 +139,7 @@ class ResponsePercentiles(_Recording):
 
     @property
     def history(self) -> dict[str, np.ndarray]:
-        """For each layer the percentiles at each step, of shape `(records, percentiles)`."""
+        """One array of percentiles per layer, of shape `(records, percentiles)`."""
         return {name: np.array(records) for name, records in self._records.items()}
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -166,28 +166,28 @@ class ResponsePercentiles(_Recording):
 
 
 class NormalizationMonitor(_Recording):
-    """Watches during training how far training and inference mode are apart, and warns of what `examine` finds.
+    """Monitors the gap between training and inference mode, and warns of the findings of `examine`.
 
-    A record is made before the first step and after every `every` steps: `keras_norm.models.examine` on the same data.
-    Its gap is how far the model's outputs in the two modes differ, in standard deviations of the outputs. It goes to
-    `history` and to the logs of the epoch under the name "normalization_gap": so to the `History` that `fit` returns,
-    to the progress bar and, if it stands behind this callback in the list, to `keras.callbacks.TensorBoard`. Training
+    Before the first step and after every `every` steps, the callback runs `keras_norm.models.examine` on the same data.
+    The gap is the difference of the model's outputs in the two modes, in standard deviations of the outputs. It is
+    recorded in `history` and, as "normalization_gap", in the logs of each epoch. The logs reach the `History` that
+    `fit` returns, the progress bar, and `keras.callbacks.TensorBoard` if it follows this callback in the list. Training
     is unaffected, bit for bit.
 
-    Each finding is a warning once for each layer. Stale moving statistics and the gap that they cause are warned of at
-    the end of an epoch only, since moving statistics need some hundred steps to follow the data.
+    Each finding gives one warning per layer. Stale moving statistics and the gap that they cause are reported only at
+    the end of an epoch, because moving statistics need some hundred steps to follow the data.
 
     Args:
-        data: inputs as for `model.fit`; with labels the losses are recorded too. The first `examined_steps` batches
-            are used.
-        labels: for arrays, the labels.
+        data: inputs as for `model.fit`. With labels, the losses are recorded, too. Only the first `examined_steps`
+            batches are used.
+        labels: the labels, if `data` are arrays.
         every: the number of steps between records.
-        batch_size: of arrays.
+        batch_size: the batch size, if `data` are arrays.
         examined_steps: the number of batches to measure in each record.
 
     Attributes:
         steps: the step of each record; the first one is 0.
-        history: for each record the gap, "gap", and the losses in both modes, "loss_training" and "loss_inference".
+        history: lists with one value per record: "gap", and the losses "loss_training" and "loss_inference".
         report: the last report.
 
     Raises:
@@ -227,7 +227,7 @@ class NormalizationMonitor(_Recording):
         self._warn(self.report.findings if self.report else [])
 
     def _record(self) -> None:
-        model = self.model  # on JAX this brings the values of the training back into the model
+        model = self.model  # on JAX, this copies the trained values back into the model
         measurement = self._instrument.measure(self._batches, GAP)
         self.report = Report(Examined(model, self._places, measurement))
         self.history["gap"].append(measurement.gap)

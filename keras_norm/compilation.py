@@ -1,7 +1,7 @@
-"""When normalizations run as XLA computations by themselves.
+"""Compilation of single normalizations with XLA, for TensorFlow.
 
-On a GPU or TPU TensorFlow runs a normalization as 8 to 25 passes over memory, and XLA as 3 to 4. Keras compiles a whole
-model or nothing, and nothing under `tf.distribute`; so the kernels beneath the layers compile themselves.
+On a GPU or TPU a normalization takes 8 to 25 passes over memory in TensorFlow, and 3 to 4 in XLA. Keras compiles whole
+models only, and none under `tf.distribute`, so the kernels compile themselves.
 """
 
 from typing import Literal
@@ -12,20 +12,20 @@ _mode: Mode = "auto"
 
 
 def set_mode(mode: Mode) -> None:
-    """Says when normalizations run as XLA computations by themselves, from now on and for all layers.
+    """Sets when TensorFlow compiles single normalizations with XLA, for all layers.
 
-    Concerns TensorFlow alone, where a model is not compiled as a whole: eagerly, in `tf.function`, in `fit` with
-    `jit_compile=False`, under a `tf.distribute` strategy. A function that was traced before stays as it was traced,
-    so set the mode first. Nothing is compiled while a model is exported.
+    The mode matters where the model is not compiled as a whole: in eager mode, in `tf.function`, in `fit` with
+    `jit_compile=False`, and under a `tf.distribute` strategy. It has no effect on JAX and torch, on functions that have
+    been traced already, or during export.
 
     Args:
-        mode: "auto", on a GPU or TPU, and on a CPU from 2^20 elements on, for recurring shapes: all sizes known but
-            the batch, and the batch a power of two or a multiple of 4 (on a CPU, in a graph, a known batch). An odd
-            last batch runs operation by operation, so it causes no stall. "always", on a CPU as well, and for every
-            shape: each new one is compiled, once. "never".
+        mode: "auto", "always" or "never". "auto" compiles recurring shapes, on a GPU or TPU of every size, and on a CPU
+            from 2^20 elements. A shape recurs if all sizes except the batch are known, and the batch is a power of two
+            or a multiple of 4 (on a CPU in a graph: if the batch is known). An odd last batch is not compiled, so it
+            causes no delay. "always" compiles every shape once, also on a CPU.
 
     Raises:
-        ValueError: if `mode` is none of these.
+        ValueError: if `mode` is not one of these.
 
     Example:
         >>> set_mode("never")
@@ -40,5 +40,5 @@ def set_mode(mode: Mode) -> None:
 
 
 def mode() -> Mode:
-    """The mode that `set_mode` was last given."""
+    """Returns the current mode."""
     return _mode

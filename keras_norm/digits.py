@@ -1,6 +1,6 @@
 """The handwritten digits of scikit-learn as a TFDS set, offline: `import keras_norm.digits; tfds.load("digits")`.
 
-Needs `pip install "keras_norm[tutorials]"`; nothing else of the package imports it.
+Needs `pip install "keras_norm[tutorials]"`. No other module imports this one.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ TEST_EVERY = 5
 class Digits(tfds.core.GeneratorBasedBuilder):
     """1,797 images of 8x8x1 pixels from 0 to 16, in 10 classes: 1,437 to train on, 360 to test.
 
-    Every fifth image, from the first on, is a test image. Defining the class registers its name. As every TFDS set
-    it is written once, to `TFDS_DATA_DIR` or `~/tensorflow_datasets`, and read from there.
+    Every fifth image is a test image, beginning with the first. Defining the class registers its name. Like every TFDS
+    set, it is written once, to `TFDS_DATA_DIR` or `~/tensorflow_datasets`, and read from there.
     """
 
     VERSION = tfds.core.Version("1.0.0")

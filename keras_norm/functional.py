@@ -1,7 +1,6 @@
-"""The family as functions of tensors: name the sets, standardize over them, scale and shift.
+"""The normalizations as functions of tensors: define the sets, standardize over them, scale and shift.
 
-The functions default to the epsilon of their paper, such as 1e-5 in the snippet of Group Normalization. The layers
-default to that of Keras.
+The default epsilon is that of the paper, such as 1e-5 for Group Normalization. The layers use Keras' default.
 """
 
 from collections.abc import Sequence
@@ -39,10 +38,10 @@ def group_norm(
     Args:
         x: input of rank 2 or more, batch first.
         gamma, beta: `(C,)`, or None for 1 and 0.
-        groups: number of groups G, which must divide C; -1 for C.
+        groups: the number of groups G, which must divide C; -1 for C.
         epsilon: added to the variance.
         axis: the channel axis.
-        mask: True where a position counts; of the shape of `x`, or of its leading axes.
+        mask: True at valid positions; in the shape of `x` or of its leading axes.
 
     Returns:
         A tensor of the shape and dtype of `x` (float32 for integers); beta at masked positions.
@@ -53,7 +52,7 @@ def group_norm(
     Example:
         >>> x = np.arange(8.0).reshape(1, 2, 4)
         >>> y = group_norm(x, gamma=None, beta=None, groups=2)
-        >>> np.round(y[0, 0], 2)          # channels 0 and 1 share a mean, 2 and 3 another
+        >>> np.round(y[0, 0], 2)          # channels 0 and 1 share a mean; so do 2 and 3
         array([-1.21, -0.73, -1.21, -0.73])
 
     Reference: Wu & He, Group Normalization, ECCV 2018, https://arxiv.org/abs/1803.08494, eq. 7 and figure 3.
@@ -69,7 +68,7 @@ def instance_norm(
 ) -> Tensor:
     r"""Standardizes each channel of each sample: `S_i = {k : k_N = i_N, k_C = i_C}`.
 
-    The arguments and what is returned are those of `group_norm`, of which it is the case G = C.
+    This is `group_norm` with G = C. Arguments and return value are the same.
 
     Example:
         >>> y = instance_norm(np.arange(6.0).reshape(1, 3, 2), gamma=None, beta=None)
@@ -96,10 +95,10 @@ def layer_norm(
 
     Args:
         x: input of rank 2 or more.
-        gamma, beta: of the sizes of `axis`, in the order of the axes; or None.
+        gamma, beta: in the shape of the axes in `axis`, in increasing order; or None.
         epsilon: added to the variance.
-        axis: the axis or axes to average over. None is the Group Normalization paper's layer
-            normalization, `S_i = {k : k_N = i_N}` with gamma and beta of shape `(C,)`.
+        axis: the axis or axes to average over. None is the layer normalization of the Group Normalization paper:
+            `S_i = {k : k_N = i_N}`, with gamma and beta of shape `(C,)`.
         mask: as in `group_norm`.
 
     Returns, raises: as `group_norm`.
@@ -132,8 +131,8 @@ def batch_norm(
 
     Args:
         x, gamma, beta, epsilon, axis, mask: as in `group_norm`.
-        statistics: constants that broadcast against `x` to use in place of the batch's mean and variance, such as
-            those of inference.
+        statistics: constants that replace the mean and the variance of the batch, such as moving statistics. They
+            must broadcast against `x`.
 
     Returns, raises: as `group_norm`.
 
@@ -169,11 +168,11 @@ def rms_norm(
         S_i = {k : k_a = i_a on every axis a that is not in `axis`}
         y_i = gamma x_i / sqrt(mean(S_i^2) + epsilon)
 
-    The sets are those of `layer_norm`, and the moments are about zero.
+    The sets are those of `layer_norm`. The mean is not subtracted.
 
     Args:
         x: input of rank 2 or more.
-        gamma: of the sizes of `axis`, in the order of the axes; or None.
+        gamma: in the shape of the axes in `axis`, in increasing order; or None.
         epsilon: added to the mean square.
         axis: the axis or axes to average over.
         mask: as in `group_norm`.
@@ -201,7 +200,7 @@ def filter_response_norm(
         S_i = {k : k_N = i_N, k_C = i_C}
         y_i = gamma_c x_i / sqrt(mean(S_i^2) + epsilon) + beta_c
 
-    The sets are those of `instance_norm`, and the moments are about zero.
+    The sets are those of `instance_norm`. The mean is not subtracted.
 
     Args:
         x, gamma, beta, axis, mask: as in `group_norm`.
@@ -242,11 +241,11 @@ def adaptive_instance_norm(
 
     Args:
         content: input of rank 2 or more, batch first.
-        style: as `content`; other sizes may differ, and a single sample is the style of all.
+        style: as `content`; other sizes may differ. A single sample is used for all content samples.
         epsilon: added to both variances.
-        axis: the channel axis of both.
-        mask: True where a position of the content counts, as in `group_norm`.
-        style_mask: True where a position of the style counts.
+        axis: the channel axis of both inputs.
+        mask: True at valid positions of the content, as in `group_norm`.
+        style_mask: True at valid positions of the style.
 
     Returns:
         A tensor of the shape and dtype of `content`; the mean of the style at masked positions.
@@ -283,17 +282,17 @@ def _standardize(
     mask: Tensor | None,
     centered: bool = True,
 ) -> Tensor:
-    """The formula over these sets, with gamma and beta along `axes`."""
+    """Applies the formula over the sets `of`, with gamma and beta along `axes`."""
     mask = resolve_mask(owner, mask, x)
     return standardize(x, of, *_weights(owner, gamma, beta, axes, x), epsilon, mask, centered=centered)[0]
 
 
 def _weights(owner: str, gamma: Weight, beta: Weight, axes: list[int], x: Tensor) -> tuple[Weight, Weight]:
-    """gamma and beta along `axes`, to broadcast against `x`."""
+    """Reshapes gamma and beta along `axes` to broadcast against `x`."""
     return resolve_weight(owner, "gamma", gamma, axes, x), resolve_weight(owner, "beta", beta, axes, x)
 
 
 def _floating(x: Tensor) -> Tensor:
-    """`x` as a tensor of floating point numbers."""
+    """`x` as a floating-point tensor."""
     x = ops.convert_to_tensor(x)
     return x if "float" in dtype_name(x.dtype) else ops.cast(x, "float32")

@@ -10,13 +10,13 @@ from keras_norm.sets import Sets, split, split_axes
 from keras_norm.tensors import Tensor, at_least_float32, select, upcast
 
 Pool = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
-"""Adds up partial sums: those of several replicas."""
+"""A function that adds the partial sums of several replicas."""
 
 
 class Moments(NamedTuple):
-    """Mean, variance and number of positions of each set, to broadcast against `split(x, sets.groups)`.
+    """Mean, variance and number of positions of each set, in shapes that broadcast against `split(x, sets.groups)`.
 
-    The count is a number where it is known before x is, and the same for all sets.
+    The count is an int if it is known from the shape and the same for all sets.
     """
 
     mean: Tensor
@@ -31,11 +31,11 @@ def moments(
 
         mean = sum(x) / n,    variance = sum((x - mean)^2) / n
 
-    Two passes: E[x^2] - E[x]^2 would lose the variance where the mean is large. With `centered=False` the mean is 0,
-    and the variance the mean square. Positions that `mask` (of the shape of `x`) excludes belong to no set. An empty
-    set has mean 0 and variance 0.
+    Computed in two passes, because E[x^2] - E[x]^2 is inaccurate for a large mean. With `centered=False` the mean is 0
+    and the variance is the mean square. `mask` has the shape of `x`; masked positions belong to no set. An empty set
+    has mean 0 and variance 0.
 
-    `pool` adds the sums of other replicas. Sums and counts are added, never means, so shards may differ in size.
+    `pool` adds the sums of other replicas. It adds sums and counts, not means, so shards may differ in size.
     """
     return moments_and_deviations(x, sets, mask, centered, pool)[0]
 
@@ -43,7 +43,7 @@ def moments(
 def moments_and_deviations(
     x: Tensor, sets: Sets, mask: Tensor | None, centered: bool, pool: Pool | None
 ) -> tuple[Moments, Tensor]:
-    """The moments, and x - mean as `split(x, sets.groups)` with 0 at masked positions."""
+    """The moments, and x - mean in the shape of `split(x, sets.groups)`, with 0 at masked positions."""
     h: Tensor = split(upcast(ops.convert_to_tensor(x)), sets.groups)
     mask, axes = split(mask, sets.groups), split_axes(sets)
     n = number_of_positions(h, axes) if mask is None else total(ops.cast(mask, h.dtype), axes)
@@ -52,7 +52,7 @@ def moments_and_deviations(
         h = h - mean
     else:
         mean = ops.zeros([1] * len(h.shape), h.dtype)
-    h = select(h, mask)  # after the difference: a masked NaN reaches no gradient
+    h = select(h, mask)  # after subtracting the mean, so a masked NaN reaches no gradient
     variance, n = mean_of_sums(total(ops.square(h), axes), n, pool)
     return Moments(mean, variance, n), h
 
@@ -61,9 +61,10 @@ LONG_SUM = 512
 
 
 def total(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The sum along `axes`, kept as 1; one axis after another where the sum is long.
+    """The sum along `axes`, which keep size 1. Long sums are computed one axis at a time.
 
-    A single float32 sum over 65,536 positions is off by 1e-5. Halving between the steps keeps XLA from merging them.
+    A single float32 sum over 65,536 positions has an error of 1e-5. Halving between the steps prevents XLA from merging
+    them.
     """
     if len(axes) == 1 or math.prod(math.inf if x.shape[a] is None else x.shape[a] for a in axes) <= LONG_SUM:
         return ops.sum(x, axes, keepdims=True)
@@ -76,7 +77,7 @@ def total(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def number_of_positions(x: Tensor, axes: tuple[int, ...]) -> Tensor | int:
-    """The number of positions along `axes`, as a number where the sizes are known."""
+    """The number of positions along `axes`; an int if the sizes are known."""
     sizes = [size for a, size in enumerate(ops.shape(x)) if a in axes]
     if all(isinstance(size, int) for size in sizes):
         return math.prod(sizes)
@@ -84,10 +85,10 @@ def number_of_positions(x: Tensor, axes: tuple[int, ...]) -> Tensor | int:
 
 
 def mean_of_sums(sums: Tensor, n: Tensor | int, pool: Pool | None = None) -> tuple[Tensor, Tensor | int]:
-    """The sums divided by the number of positions, and that number; both of all replicas that `pool` adds.
+    """Returns the sums divided by the number of positions, and this number, both summed over replicas by `pool`.
 
-    XLA turns a division by a single number into a product with its reciprocal, and the mean of 7s would not be 7. So
-    we divide by a table.
+    XLA replaces division by a scalar by a product with its reciprocal, so the mean of 7s would not be 7. Therefore we
+    divide by a tensor.
     """
     if pool is not None:
         sums, n = pool((sums, ops.ones_like(sums) * n))
@@ -96,5 +97,5 @@ def mean_of_sums(sums: Tensor, n: Tensor | int, pool: Pool | None = None) -> tup
 
 
 def at_least_one(n: Tensor | int) -> Tensor | int:
-    """The number, and 1 for an empty set, whose sums are 0."""
+    """`n`, or 1 for an empty set, whose sums are 0."""
     return max(n, 1) if isinstance(n, int) else ops.where(n > 0, n, 1.0)  # `ops.maximum` is float32 on torch

@@ -1,4 +1,4 @@
-"""Numbers that change with the training step."""
+"""Schedules: values that change with the training step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from keras_norm.tensors import Tensor
 
 @keras.saving.register_keras_serializable("keras_norm")
 class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
-    """Straight lines between values at given steps, and the first and last value outside of them.
+    """Interpolates linearly between values at given steps, and is constant before the first and after the last.
 
     Args:
         steps: at least two steps, increasing.
-        values: the value at each of them.
+        values: the value at each step.
 
     Raises:
-        ValueError: if the steps do not increase, or there are not as many values.
+        ValueError: if the steps do not increase, or the number of values is different.
 
     Example:
         >>> r_max = PiecewiseLinear(steps=[5000, 40000], values=[1.0, 3.0])
@@ -46,7 +46,7 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
         return value
 
     def __repr__(self) -> str:
-        """The call that makes it."""
+        """The constructor call."""
         return f"PiecewiseLinear(steps={self.steps}, values={self.values})"
 
     def get_config(self) -> dict[str, Any]:

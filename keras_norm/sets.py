@@ -1,10 +1,10 @@
-"""The sets S_i: which positions of x share a mean and a variance. Read this file first.
+"""The sets S_i of positions that share a mean and a variance. Read this file first.
 
-Every layer of the family computes, for each position i of its input,
+For each position i of its input, every layer of the family computes
 
     y_i = gamma (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta
 
-and the layers differ in S_i:
+The layers differ in S_i:
 
     layer                     S_i = {k : ...}                            as code
     ------------------------  -----------------------------------------  ---------------------------
@@ -14,18 +14,18 @@ and the layers differ in S_i:
     LayerNormalization(None)  k_N = i_N                                  group(x, axis, 1)
     LayerNormalization(axis)  k_a = i_a on every axis a not in `axis`    along(axis)
 
-N is the batch axis, C the channel axis. The rest of the family has these sets too, and differs in another choice:
+N is the batch axis and C is the channel axis. The other layers use the same sets and differ elsewhere:
 
     layer                     set                   what differs
     ------------------------  --------------------  -------------------------------------------------------
-    RMSNormalization          along                 the moments: about zero
-    FilterResponseNorm.       instance              the moments: about zero
-    GhostBatchNormalization   batch                 the set: the batch is a run of `ghost_size` samples
-    BatchRenormalization      batch                 whose statistics: corrected towards the moving ones
-    BatchInstanceNorm.        batch, instance       whose statistics: a mixture of two outputs
-    SwitchableNormalization   batch, layer, inst.   whose statistics: a mixture of three
+    RMSNormalization          along                 moments: the mean is not subtracted
+    FilterResponseNorm.       instance              moments: the mean is not subtracted
+    GhostBatchNormalization   batch                 set: a run of `ghost_size` samples instead of the batch
+    BatchRenormalization      batch                 statistics: corrected towards the moving statistics
+    BatchInstanceNorm.        batch, instance       output: a mixture of both
+    SwitchableNormalization   batch, layer, inst.   statistics: a mixture of all three
     AdaptiveInstanceNorm.     instance              gamma and beta: the statistics of a second input
-    ConditionalNormalization  of the layer inside   gamma and beta: computed from a second input
+    ConditionalNormalization  of the wrapped layer  gamma and beta: computed from a second input
 
 Next: `moments.py`, then `functional.py`.
 """
@@ -39,17 +39,17 @@ from keras_norm.tensors import Tensor, inferred_shape, known_shape
 
 
 class Groups(NamedTuple):
-    """Pools neighbouring entries of `axis`: `count` groups of equal size."""
+    """`count` groups of equal size, of neighbouring entries along `axis`."""
 
     axis: int
-    count: int  # type: ignore[assignment]  # of groups; hides `tuple.count`
+    count: int  # type: ignore[assignment]  # overrides `tuple.count`
 
 
 class Sets(NamedTuple):
-    """Which positions share statistics.
+    """Defines which positions share statistics.
 
-    `axes` are reduced in full. `groups` are pooled on top of that, and so are `replicas`: the sums of one replica
-    alone (1), of k neighbouring replicas, or of all (None).
+    Sums run over `axes`. They are then added within `groups` and over `replicas`: one replica (1), k neighbouring
+    replicas (k) or all (None).
     """
 
     axes: tuple[int, ...]
@@ -58,33 +58,33 @@ class Sets(NamedTuple):
 
 
 def batch(x: Tensor, axis: int, replicas: int | None = 1) -> Sets:
-    """A set per channel: all axes but C are reduced."""
+    """One set per channel: reduces all axes except C."""
     return Sets(axes_except(x, axis), replicas=replicas)
 
 
 def instance(x: Tensor, axis: int) -> Sets:
-    """A set per sample and channel: all axes but N and C are reduced."""
+    """One set per sample and channel: reduces all axes except N and C."""
     return Sets(axes_except(x, 0, axis))
 
 
 def group(x: Tensor, axis: int, groups: int) -> Sets:
-    """A set per sample and group of neighbouring channels: `instance`, pooled over each group."""
+    """One set per sample and group of neighbouring channels: `instance`, pooled over each group."""
     sets = instance(x, axis)
     return sets if groups == known_shape(x)[axis] else sets._replace(groups=Groups(axis, groups))
 
 
 def along(axes: Sequence[int]) -> Sets:
-    """A set per index of the other axes: `axes` are reduced."""
+    """One set per index of the other axes: reduces `axes`."""
     return Sets(tuple(axes))
 
 
 def axes_except(x: Tensor, *kept: int) -> tuple[int, ...]:
-    """All axes of `x` but the kept ones."""
+    """All axes of `x` except `kept`."""
     return tuple(a for a in range(len(x.shape)) if a not in kept)
 
 
 def split(x: Tensor | None, groups: Groups | None) -> Tensor | None:
-    """`x` with the grouped axis split in place: (N, ..., C) becomes (N, ..., G, C/G). `x` itself without groups."""
+    """Splits the grouped axis in place: (N, ..., C) becomes (N, ..., G, C/G). Without groups, returns `x`."""
     if x is None or groups is None:
         return x
     shape, (axis, count) = inferred_shape(x), groups
@@ -92,7 +92,7 @@ def split(x: Tensor | None, groups: Groups | None) -> Tensor | None:
 
 
 def split_axes(sets: Sets) -> tuple[int, ...]:
-    """The axes of `split(x, sets.groups)` that a set runs along."""
+    """The reduced axes of `split(x, sets.groups)`."""
     if sets.groups is None:
         return sets.axes
     grouped = sets.groups.axis
@@ -100,5 +100,5 @@ def split_axes(sets: Sets) -> tuple[int, ...]:
 
 
 def merge(h: Tensor, x: Tensor, groups: Groups | None) -> Tensor:
-    """Undoes `split`: `h` in the shape of `x`."""
+    """The inverse of `split`: reshapes `h` to the shape of `x`."""
     return h if groups is None else ops.reshape(h, inferred_shape(x))

@@ -7,16 +7,16 @@ import keras
 from keras import ops
 
 Tensor = Any
-"""A tensor of the Keras backend in use, or what `keras.ops` takes for one."""
+"""A tensor of the Keras backend, or anything that `keras.ops` accepts as one."""
 
 Weight = Tensor | None
-"""gamma or beta, to broadcast against x; None for 1 or 0."""
+"""gamma or beta in a shape that broadcasts against x; None for 1 or 0."""
 
 
 def known_shape(x: Tensor) -> tuple[Any, ...]:
-    """The sizes of `x` as numbers, None where unknown.
+    """The sizes of `x` as ints, or None if unknown.
 
-    While torch traces a graph, for ONNX say, each size is a tensor; it becomes a constant of the graph.
+    While torch traces a graph, as for ONNX, each size is a tensor. It becomes a constant of the graph.
     """
     shape = tuple(x.shape)
     if all(size is None or isinstance(size, int) for size in shape) or not any(map(ops.is_tensor, shape)):
@@ -27,9 +27,9 @@ def known_shape(x: Tensor) -> tuple[Any, ...]:
 
 
 def inferred_shape(x: Tensor) -> tuple[Any, ...]:
-    """The shape of `x` to reshape to.
+    """The shape of `x`, for use in a reshape.
 
-    A single unknown size stands as -1, so that an exported graph holds no SHAPE operation.
+    A single unknown size becomes -1, which avoids a SHAPE operation in exported graphs.
     """
     if list(x.shape).count(None) == 1 and 0 not in x.shape:
         return tuple(-1 if size is None else size for size in x.shape)
@@ -40,25 +40,25 @@ _NAMES: dict[Any, str] = {}
 
 
 def dtype_name(dtype: Any) -> str:
-    """The name of a backend's dtype. Keras looks it up in 2 microseconds, a dozen times a call."""
-    if dtype not in _NAMES:  # torch.compile warns of `functools.cache`
+    """The name of a backend's dtype. Cached, because Keras needs 2 microseconds, a dozen times per call."""
+    if dtype not in _NAMES:  # not `functools.cache`, which makes torch.compile warn
         _NAMES[dtype] = keras.backend.standardize_dtype(dtype)
     return _NAMES[dtype]
 
 
 def at_least_float32(dtype: Any) -> str:
-    """`dtype`, or float32 where it is narrower or holds integers."""
-    # Not `keras.backend.result_type`, which takes float64 for float32 on JAX and torch.
+    """`dtype`, or float32 for narrower dtypes and integers."""
+    # Not `keras.backend.result_type`, which returns float32 for float64 on JAX and torch.
     return "float64" if dtype_name(dtype) == "float64" else "float32"
 
 
 def cast(x: Tensor, dtype: Any) -> Tensor:
-    """`x` in `dtype`; the same tensor where it has that dtype."""
+    """`x` in `dtype`. Returns the same tensor if it has that dtype."""
     return x if dtype_name(x.dtype) == dtype_name(dtype) else ops.cast(x, dtype_name(dtype))
 
 
 def upcast(x: Tensor) -> Tensor:
-    """`x` in float32 or wider. Inside a compiled function x is still read at its stored width."""
+    """`x` in float32 or wider. Inside a compiled function, x is read at its stored width."""
     return cast(x, at_least_float32(x.dtype))
 
 
@@ -68,5 +68,5 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def select(x: Tensor, mask: Tensor | None) -> Tensor:
-    """`x`, and 0 at masked positions."""
+    """`x` with 0 at masked positions."""
     return x if mask is None else ops.where(mask, x, 0.0)

@@ -1,4 +1,4 @@
-"""The walk over a layer and the layers inside it."""
+"""Lists the layers inside a layer."""
 
 from collections.abc import Callable
 

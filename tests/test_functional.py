@@ -58,7 +58,7 @@ def test_the_functions_with_moments_about_zero_are_the_loop_over_their_sets():
 
 
 def test_an_epsilon_per_channel_must_have_one_for_each():
-    words = "filter_response_norm: epsilon must have one value for each position of the axes it scales"
+    words = "filter_response_norm: epsilon must have one value per position along its axes"
     with pytest.raises(ValueError, match=words):
         filter_response_norm(X, None, None, np.ones(5))
 

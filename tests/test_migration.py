@@ -88,6 +88,8 @@ def test_renorm_of_keras_trains_the_same_here_and_predicts_so_by_its_second_pair
     (pair,) = (pair for pair in KERAS if "renorm" in pair.before)
     old, new = before_and_after(pair, X)
     assert_equal(call(new, X[:3] * 2, training=True), call(old, X[:3] * 2, training=True))
+    assert_equal(array(new.moving_mean), array(old.renorm_mean))
+    assert_equal(np.sqrt(array(new.moving_variance) + new.epsilon), array(old.renorm_stddev))
     new.moving_mean.assign(old.moving_mean)
     new.moving_variance.assign(old.moving_variance)
     assert_equal(call(new, X), call(old, X))

@@ -1,4 +1,4 @@
-"""Layer-normalized recurrent cells, a file each, for `keras.layers.RNN`."""
+"""Layer-normalized recurrent cells for `keras.layers.RNN`, one per file."""
 
 from keras_norm.cells.gru import LayerNormGRUCell as LayerNormGRUCell
 from keras_norm.cells.lstm import LayerNormLSTMCell as LayerNormLSTMCell

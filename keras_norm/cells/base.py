@@ -1,4 +1,4 @@
-"""What all cells share: the arguments, gamma and beta of their normalizations, dropout, the config."""
+"""The base class of the cells: arguments, gamma and beta, dropout, config."""
 
 import inspect
 from typing import Any
@@ -14,31 +14,31 @@ _OF_EVERY_LAYER = frozenset(inspect.signature(keras.layers.Layer.__init__).param
 
 
 class LayerNormCell(Affine):
-    """Abstract base of the layer-normalized cells. A subclass is a cell of Keras too, whose `call` it replaces.
+    """Abstract base class of layer-normalized cells. A subclass also inherits a Keras cell and overrides its `call`.
 
-    The arguments, weights and states of the Keras cell come first, under their names and in their order. A cell runs
-    wherever that one does: in `keras.layers.RNN` and `Bidirectional`, stacked, stateful, masked, unrolled. Its export
-    goes as far: LiteRT without TensorFlow's operations and `torch.export` take unrolled layers only.
+    Arguments, weights and states of the Keras cell come first, with the same names and in the same order. These cells
+    work like Keras' cells in `keras.layers.RNN` and `Bidirectional`: stacked, stateful, masked or unrolled. Export has
+    the same limits: LiteRT without TensorFlow's operations and `torch.export` need unrolled layers.
 
-    Each normalization is that of `functional.layer_norm` over the last axis. Its moments, gamma and beta are float32
-    or wider under every dtype policy.
+    Each normalization is `functional.layer_norm` over the last axis. Its moments, gamma and beta are float32 or wider
+    under every dtype policy.
 
     Args:
-        units: size of the output and of each state; positive.
-        dropout, recurrent_dropout: the fraction of the inputs and of the former output to drop in training. All gates
+        units: the size of the output and of each state.
+        dropout, recurrent_dropout: the fraction of the inputs and of the previous output to drop in training. All gates
             and all time steps share one mask.
-        epsilon: added to the variance, as in `sqrt(variance + epsilon)`; positive.
-        beta_initializer, gamma_initializer: zeros and ones, or what Keras takes for an initializer.
-        beta_regularizer, gamma_regularizer: none, or what Keras takes for a regularizer.
-        beta_constraint, gamma_constraint: none, or what Keras takes for a constraint.
-        **kwargs: those of every Keras layer: `name`, `dtype`, `trainable`.
+        epsilon: a positive number, added to the variance as in `sqrt(variance + epsilon)`.
+        beta_initializer, gamma_initializer: Keras initializers; zeros and ones by default.
+        beta_regularizer, gamma_regularizer: Keras regularizers; none by default.
+        beta_constraint, gamma_constraint: Keras constraints; none by default.
+        **kwargs: `name`, `dtype` and `trainable`, as in every Keras layer.
 
     Raises:
-        TypeError, ValueError: when constructed, for an argument of the wrong type or value.
+        TypeError, ValueError: when constructed, if an argument has a wrong type or value.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Lists all arguments of a cell, those of Keras' included, in its signature and docstring."""
+        """Lists all arguments, including those of the Keras cell, in signature and docstring."""
         super().__init_subclass__(**kwargs)
         describe(cls, keras.layers.Layer, _OF_EVERY_LAYER | cls._sets_itself)
 
@@ -59,20 +59,20 @@ class LayerNormCell(Affine):
         units = arguments.positive_integer(owner, "units", units)
         given = inspect.signature(super().__init__).bind(units, *args, **kwargs).arguments
         for name in ("dropout", "recurrent_dropout"):
-            arguments.fraction(owner, name, given.get(name, 0.0))  # which Keras clips
+            arguments.fraction(owner, name, given.get(name, 0.0))  # Keras would clip it silently
         super().__init__(units, *args, **kwargs)
-        self.dropout_mask_count = None  # one mask for all gates, which share a product
+        self.dropout_mask_count = None  # one mask for all gates, because they share one matrix product
         self.epsilon = arguments.positive(owner, "epsilon", epsilon)
         of_beta = (beta_initializer, beta_regularizer, beta_constraint)
         self._set_affine(*of_beta, gamma_initializer, gamma_regularizer, gamma_constraint)
 
     def _add_gamma_and_beta(self, of: str, size: int) -> tuple[keras.Variable, keras.Variable]:
-        """The two weights of a normalization of so many columns."""
+        """Adds gamma and beta for a normalization of `size` columns."""
         return self._add_affine(f"{of}_gamma", (size,)), self._add_affine(f"{of}_beta", (size,))
 
     def _after_dropout(self, inputs: Tensor, state: Tensor, training: bool | None) -> tuple[Tensor, Tensor]:
-        """The inputs, integers too, and the former output; in training without what their masks drop."""
-        # Products of these by @, as `ops.matmul` gives float32 for float64 on torch.
+        """Casts the inputs, and in training applies dropout to the inputs and the previous output."""
+        # The caller multiplies with @, because `ops.matmul` returns float32 for float64 on torch.
         inputs = cast(inputs, self.compute_dtype)
         if training and self.dropout:
             inputs = inputs * self.get_dropout_mask(inputs)

@@ -1,4 +1,4 @@
-"""Layer-normalized GRU: the products of the input and of the former output, gates and candidate apart."""
+"""Layer-normalized GRU: normalizes the products of input and previous output, gates and candidate separately."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from keras_norm.tensors import Tensor
 
 @keras.saving.register_keras_serializable("keras_norm")
 class LayerNormGRUCell(LayerNormCell, keras.layers.GRUCell):
-    r"""Normalizes what a GRU adds up for its gates and for its candidate.
+    r"""A GRU cell that normalizes both matrix products, separately for gates and candidate.
 
     With kernel W, recurrent kernel U and biases b, b' of `keras.layers.GRUCell`, a time step computes
 
@@ -21,26 +21,26 @@ class LayerNormGRUCell(LayerNormCell, keras.layers.GRUCell):
         z, r = sigmoid(x_z + h_z), sigmoid(x_r + h_r)
         h = z h + (1 - z) tanh(x_h + r h_h)
 
-    The first LN has the weights `kernel_gamma` and `kernel_beta`, the second `recurrent_gamma` and `recurrent_beta`,
-    all of shape `(3 units,)`. The two gates, columns c < 2 units, share their moments. So do the columns of the
-    candidate:
+    The first LN has the weights `kernel_gamma` and `kernel_beta`, the second has `recurrent_gamma` and
+    `recurrent_beta`, all of shape `(3 units,)`. The two gates (columns c < 2 units) share one mean and one variance.
+    The columns of the candidate share another:
 
         S_i = {k : k_N = i_N, (k_C < 2 units) = (i_C < 2 units)}
         LN(z)_i = gamma_c (z_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta_c
 
-    The same in training and inference, dropout aside. This is the paper's cell with the biases of Keras, for which
-    beta can stand in (`use_bias=False`), and with z and 1 - z in Keras' roles.
+    Apart from dropout, training and inference are the same. The cell is that of the paper, with two differences that
+    come from Keras: it has biases (which beta makes redundant, see `use_bias=False`), and z and 1 - z are exchanged.
 
     Args:
         units, activation, ...: see `keras.layers.GRUCell`.
-        reset_after: True: the reset gate multiplies the normalized product of the former output.
+        reset_after: must be True. The reset gate multiplies the normalized product of the previous output.
         epsilon, ...: see `LayerNormCell`.
 
     Shapes: inputs `(N, D)` and state `(N, units)` to outputs and state `(N, units)`; in `keras.layers.RNN`,
         inputs `(N, T, D)`.
 
     Raises:
-        TypeError, ValueError: when constructed, for an argument of the wrong type or value; `reset_after=False`.
+        TypeError, ValueError: when constructed, if an argument has a wrong type or value, or `reset_after` is False.
 
     Example:
         >>> layer = keras.layers.Bidirectional(keras.layers.RNN(LayerNormGRUCell(4)))

@@ -1,4 +1,4 @@
-"""Layer-normalized LSTM: the products of the input and of the former output, and the cell state."""
+"""Layer-normalized LSTM: normalizes the products of input and previous output, and the cell state."""
 
 import keras
 from keras import ops
@@ -10,7 +10,7 @@ from keras_norm.tensors import Tensor
 
 @keras.saving.register_keras_serializable("keras_norm")
 class LayerNormLSTMCell(LayerNormCell, keras.layers.LSTMCell):
-    r"""Normalizes what an LSTM adds up for its gates, and its cell state.
+    r"""An LSTM cell that normalizes both matrix products and the cell state.
 
     With kernel W, recurrent kernel U and bias b of `keras.layers.LSTMCell`, a time step computes
 
@@ -18,17 +18,17 @@ class LayerNormLSTMCell(LayerNormCell, keras.layers.LSTMCell):
         c = LN(sigmoid(f) c + sigmoid(i) tanh(g))
         h = sigmoid(o) tanh(c)
 
-    The LN of x W has the weights `kernel_gamma` and `kernel_beta`, that of h U `recurrent_gamma` and `recurrent_beta`,
-    all of shape `(4 units,)`. That of the state has `state_gamma` and `state_beta` of shape `(units,)`. Position i of a
-    product or of the state uses the set
+    The LN of x W has the weights `kernel_gamma` and `kernel_beta`, and the LN of h U has `recurrent_gamma` and
+    `recurrent_beta`, all of shape `(4 units,)`. The LN of the state has `state_gamma` and `state_beta` of shape
+    `(units,)`. Position i of a product or of the state uses the set
 
         S_i = {k : k_N = i_N}
         LN(z)_i = gamma_c (z_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta_c
 
-    so the four gates share their moments. The same in training and inference, dropout aside.
+    so the four gates share one mean and one variance. Apart from dropout, training and inference are the same.
 
-    The normalized c is the state that goes to the next step, as in TensorFlow Addons, whose weights `set_weights`
-    takes as they are. The paper keeps the sum as the state and normalizes it for h alone.
+    The normalized c is the state of the next step, as in TensorFlow Addons, whose weights `set_weights` accepts. In the
+    paper the state is the sum before normalization, and only h uses the normalized value.
 
     Args:
         units, activation, ...: see `keras.layers.LSTMCell`.
@@ -38,7 +38,7 @@ class LayerNormLSTMCell(LayerNormCell, keras.layers.LSTMCell):
         inputs `(N, T, D)`.
 
     Raises:
-        TypeError, ValueError: when constructed, for an argument of the wrong type or value.
+        TypeError, ValueError: when constructed, if an argument has a wrong type or value.
 
     Example:
         >>> layer = keras.layers.RNN(LayerNormLSTMCell(4), return_sequences=True)

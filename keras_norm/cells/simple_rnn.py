@@ -1,4 +1,4 @@
-"""Layer-normalized simple recurrence: what the cell adds up for its activation."""
+"""Layer-normalized simple RNN: normalizes the sum of both matrix products."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from keras_norm.tensors import Tensor, cast
 
 @keras.saving.register_keras_serializable("keras_norm")
 class LayerNormSimpleRNNCell(LayerNormCell, keras.layers.SimpleRNNCell):
-    r"""Normalizes the sum of the two products of a simple recurrent cell.
+    r"""A simple recurrent cell that normalizes the sum of both matrix products.
 
     With kernel W, recurrent kernel U and bias b of `keras.layers.SimpleRNNCell`, a time step computes
 
@@ -19,9 +19,9 @@ class LayerNormSimpleRNNCell(LayerNormCell, keras.layers.SimpleRNNCell):
         z = x W + h U
         h_i = tanh(gamma_c (z_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + b_c)
 
-    with gamma of shape `(units,)`. The bias of Keras is the beta of the normalization: there is no other. One
-    normalization of the sum is what the paper and TensorFlow Addons have, whose weights `set_weights` takes as they
-    are and whose epsilon is 1e-5 by default. The same in training and inference, dropout aside.
+    with gamma of shape `(units,)`. Keras' bias b is the beta of the normalization. The formula is that of the paper and
+    of TensorFlow Addons, whose weights `set_weights` accepts and whose default epsilon is 1e-5. Apart from dropout,
+    training and inference are the same.
 
     Args:
         units, activation, ...: see `keras.layers.SimpleRNNCell`.
@@ -31,7 +31,7 @@ class LayerNormSimpleRNNCell(LayerNormCell, keras.layers.SimpleRNNCell):
         inputs `(N, T, D)`.
 
     Raises:
-        TypeError, ValueError: when constructed, for an argument of the wrong type or value.
+        TypeError, ValueError: when constructed, if an argument has a wrong type or value.
 
     Example:
         >>> layer = keras.layers.RNN(LayerNormSimpleRNNCell(4))

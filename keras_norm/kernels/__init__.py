@@ -1,7 +1,7 @@
-"""Which kernel runs: the only place that asks about backend, device, size, mask, replicas and export.
+"""Dispatch: chooses the kernel by backend, device, size, mask, replicas and export. No other module does.
 
-A kernel is a module with the functions of `reference.py`, `standardize` and `normalize`. It returns None for what it
-leaves to the reference. All kernels give the same numbers, to rounding.
+A kernel is a module with the two functions of `reference.py`, `standardize` and `normalize`. It returns None for cases
+that it does not handle, which the reference then computes. All kernels agree up to rounding.
 """
 
 from functools import cache
@@ -35,10 +35,10 @@ elif BACKEND == "torch":
     from torch import compiler, jit
 
 LARGE = 2**20
-"""From this number of elements on a compilation pays on a CPU."""
+"""From this number of elements, compilation is worth its time on a CPU."""
 
 SMALL = 2**14
-"""Up to this number of elements the number of operations decides, also in a graph."""
+"""Up to this number of elements, the number of operations determines the time, also in a graph."""
 
 
 def standardize(
@@ -54,8 +54,8 @@ def standardize(
 ) -> tuple[Tensor, Moments]:
     """gamma (x - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta, and the moments of the sets.
 
-    gamma and beta broadcast against x; epsilon is a number, or a value per set. Without `centered` the moments are
-    about zero. A kernel may leave out the moments (None) of sets that do not run through axis 0, unless `with_moments`.
+    gamma and beta broadcast against x. epsilon is a number, or one value per set. With `centered=False` the mean is not
+    subtracted. Unless `with_moments`, a kernel may return None for the moments of sets that do not extend over axis 0.
     """
     pool, found = _pool(sets), None
     options = _options(x, pool) if mask is None and isinstance(epsilon, (int, float)) else None
@@ -67,7 +67,7 @@ def standardize(
 
 
 def normalize(x: Tensor, mean: Tensor, variance: Tensor, gamma: Weight, beta: Weight, epsilon: float) -> Tensor:
-    """gamma (x - mean) / sqrt(variance + epsilon) + beta, with constant moments, such as moving statistics."""
+    """gamma (x - mean) / sqrt(variance + epsilon) + beta for constant moments, such as moving statistics."""
     options, y = _options(x), None
     if options is not None:
         y = kernel.normalize(x, mean, variance, gamma, beta, epsilon, **options)
@@ -75,24 +75,24 @@ def normalize(x: Tensor, mean: Tensor, variance: Tensor, gamma: Weight, beta: We
 
 
 def moments(x: Tensor, sets: Sets, mask: Tensor | None = None) -> Moments:
-    """The moments of the sets of `x`, of all replicas that share them."""
+    """The moments of the sets of `x`, over all replicas that share them."""
     return moments_and_deviations(x, sets, mask)[0]
 
 
 def moments_and_deviations(x: Tensor, sets: Sets, mask: Tensor | None = None) -> tuple[Moments, Tensor]:
-    """The moments, and x - mean as `split(x, sets.groups)` with 0 at masked positions."""
+    """The moments, and x - mean in the shape of `split(x, sets.groups)`, with 0 at masked positions."""
     return definition.moments_and_deviations(x, sets, mask, centered=True, pool=_pool(sets))
 
 
 def sum_over_replicas(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The sum over all replicas of each tensor."""
+    """The sum of each tensor over all replicas."""
     return Replicas()(tensors)
 
 
 def batch_of_replicas(owner: str, x: Tensor, axis: int, synchronized: bool | int) -> Sets:
-    """A set per channel, of the batch of this replica, of all (True), or of `synchronized` neighbouring ones.
+    """One set per channel, over the batch of this replica (False), of all (True) or of k neighbouring replicas (k).
 
-    On JAX a batch is one array on all devices, and the samples of k neighbouring replicas are neighbours in it.
+    On JAX a batch is one array on all devices, in which the samples of k neighbouring replicas are contiguous.
     """
     number = number_of_replicas() if synchronized else 1
     if number == 1:
@@ -109,24 +109,25 @@ def batch_of_replicas(owner: str, x: Tensor, axis: int, synchronized: bool | int
 
 @cache
 def has_accelerator() -> bool:
-    """Whether the backend computes on a GPU or TPU."""
+    """Whether the backend runs on a GPU or TPU."""
     if BACKEND == "tensorflow":
         return any(tf.config.list_physical_devices(kind) for kind in ("GPU", "TPU"))
     return BACKEND == "jax" and default_backend() != "cpu"
 
 
 def _pool(sets: Sets) -> Pool | None:
-    """What adds the sums of the replicas that share sets."""
+    """The function that adds the sums of all replicas that share sets."""
     if sets.replicas == 1:
         return None
     return Replicas(1 if sets.replicas is None else number_of_replicas() // sets.replicas)
 
 
 def _options(x: Tensor, pool: Pool | None = None) -> dict[str, Any] | None:
-    """How the kernel runs on `x`: whether it reads x once for both moments and, on TensorFlow, what it compiles.
+    """The kernel's options for `x`: whether to compute both moments in one pass and, on TensorFlow, what to compile.
 
-    None where the reference runs: while torch records a graph in which sizes are symbols, and for empty batches there.
-    Where `pool` crosses replicas nothing depends on the size of x: shards differ, but all make the same collectives.
+    Returns None for the reference: on torch, for empty batches and while torch records a graph with symbolic sizes. If
+    `pool` adds over replicas, the options do not depend on the size of x, because all replicas must issue the same
+    collectives for shards of unequal size.
     """
     if BACKEND == "jax":
         return {"one_pass": has_accelerator()}
@@ -153,5 +154,5 @@ def _options(x: Tensor, pool: Pool | None = None) -> dict[str, Any] | None:
 
 
 def _in_xla() -> bool:
-    """Whether this code is traced for XLA, by whomever."""
+    """Whether this code is being traced for XLA, by Keras, the user or us."""
     return not tf.executing_eagerly() and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())

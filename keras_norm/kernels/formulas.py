@@ -1,7 +1,7 @@
 """Moments from partial sums, for kernels that a compiler fuses.
 
-Summing over the reduced axes gives partial sums, such as one per sample and channel, (N, C). Groups are pooled on that
-small table, where the paper's snippet reshapes x.
+Summing over the reduced axes gives partial sums, e.g. (N, C). Grouped sets then add the sums of their channels. The
+paper's code reshapes x instead.
 """
 
 from collections.abc import Callable
@@ -16,31 +16,31 @@ from keras_norm.sets import Groups, Sets, split
 from keras_norm.tensors import Tensor, Weight, at_least_float32, inferred_shape, known_shape, upcast
 
 Total = Callable[[Tensor, tuple[int, ...]], Tensor]
-"""The sum along axes, kept as 1."""
+"""A function that sums along axes, which keep size 1."""
 
 
 class View(NamedTuple):
-    """x with neighbouring axes merged, and cut into runs of at most `LONG_SUM`: (N, runs, length, C).
+    """x with neighbouring axes merged, then split into runs of at most `LONG_SUM`: (N, runs, length, C).
 
-    Whatever the rank of x, one loop adds up a run, and no sum is long.
+    For every rank of x, one loop sums over a run, and no sum is long.
     """
 
     x: Tensor
     sets: Sets
     weights: list[Weight]
-    """gamma and beta, to broadcast against x."""
+    """gamma and beta, in shapes that broadcast against x."""
 
 
 def view(x: Tensor, sets: Sets, *weights: Weight, merge_kept: bool = False) -> View:
-    """The view of x, its sets and its weights. Axis 0 is never merged: it may be sharded, or unknown.
+    """The view of x, its sets and its weights. Axis 0 is never merged, because it may be sharded or unknown.
 
-    `merge_kept` merges neighbouring kept axes too, along which no weight runs.
+    With `merge_kept`, neighbouring kept axes are merged, too, if no weight has a size along them.
     """
     sizes = known_shape(x)
     along = [[1] * len(sizes) if w is None else [1] * (len(sizes) - len(w.shape)) + list(w.shape) for w in weights]
 
     def kind(a: int) -> Any:
-        """Neighbours of one kind are merged."""
+        """The key by which neighbouring axes are merged."""
         is_free = a > 0 and isinstance(sizes[a], int) and all(w[a] == 1 for w in along)
         is_kept = a not in sets.axes
         if is_free and (not is_kept or merge_kept) and not (sets.groups and a == sets.groups.axis):
@@ -65,12 +65,12 @@ def view(x: Tensor, sets: Sets, *weights: Weight, merge_kept: bool = False) -> V
 
 
 def _reshaped(x: Weight, shape: list[Any]) -> Weight:
-    """`x` in this shape, of which one size may be unknown."""
+    """`x` in this shape, where one size may be unknown."""
     return None if x is None else ops.reshape(x, [-1 if size is None else size for size in shape])
 
 
 def _runs(size: int) -> list[int]:
-    """`size` as a product of a number of runs and their length."""
+    """Factors `size` into a number of runs and their length."""
     if size > LONG_SUM:
         for number in range(2, isqrt(8 * size) + 1):  # at most eight times as many runs as a run is long
             if size % number == 0 and size // number <= LONG_SUM:
@@ -79,7 +79,7 @@ def _runs(size: int) -> list[int]:
 
 
 def table(values: Tensor, x: Tensor, sets: Sets) -> Tensor:
-    """A value for each set, to broadcast against `split(x, sets.groups)`."""
+    """One value per set, in a shape that broadcasts against `split(x, sets.groups)`."""
     shape = [1 if a in sets.axes else size for a, size in enumerate(inferred_shape(x))]
     if sets.groups is not None:
         shape[sets.groups.axis : sets.groups.axis + 1] = [sets.groups.count, 1]
@@ -87,12 +87,12 @@ def table(values: Tensor, x: Tensor, sets: Sets) -> Tensor:
 
 
 def pooled(sums: Tensor, groups: Groups | None) -> Tensor:
-    """The sum of each group, (N, ..., G, 1), from the sums of its members, (N, ..., C)."""
+    """Adds the sums of the members of each group: (N, ..., C) becomes (N, ..., G, 1)."""
     return sums if groups is None else ops.sum(split(sums, groups), groups.axis + 1, keepdims=True)
 
 
 def spread(values: Tensor, x: Tensor, groups: Groups | None) -> Tensor:
-    """The value of each group at its members: (N, ..., G, 1) to (N, ..., C)."""
+    """Repeats the value of each group for its members: (N, ..., G, 1) becomes (N, ..., C)."""
     if groups is None:
         return values
     axis, size = groups.axis, known_shape(x)[groups.axis]
@@ -102,7 +102,7 @@ def spread(values: Tensor, x: Tensor, groups: Groups | None) -> Tensor:
 
 
 def count(x: Tensor, sets: Sets) -> Tensor | int:
-    """The number of positions of each set that x holds."""
+    """The number of positions of each set in x."""
     members = 1 if sets.groups is None else known_shape(x)[sets.groups.axis] // sets.groups.count
     return number_of_positions(x, sets.axes) * members
 
@@ -125,7 +125,7 @@ def two_pass_moments(
     sums: Callable[..., Tensor] = sums,
     squares: Callable[..., Tensor] = squares,
 ) -> Moments:
-    """The moments, by one pass over x for the mean and one for the variance."""
+    """The moments, with one pass over x for the mean and one for the variance."""
     n, origin = count(x, sets), ops.zeros([1] * len(x.shape), at_least_float32(x.dtype))
     if centered:
         mean, _ = mean_of_sums(pooled(sums(x, axes=sets.axes), sets.groups), n, pool)
@@ -135,10 +135,10 @@ def two_pass_moments(
 
 
 def one_pass_moments(x: Tensor, sets: Sets) -> Moments:
-    """The moments from one reading of x: both sums are taken of x - shift, with a sample of x for the shift.
+    """The moments in one pass over x: both sums are those of x - shift, where the shift is a sample of x.
 
-    The mean of a channel is then a few deviations from zero, and nothing cancels. The shift is the median of three
-    samples, so that an outlier does no harm.
+    After the shift, a channel's mean is within a few deviations of zero, which avoids cancellation. The shift is the
+    median of three samples, to be robust against outliers.
     """
     a, b, c = (upcast(sample_at(x, sets.axes, quarter)) for quarter in (1, 2, 3))
     shift = ops.stop_gradient(ops.maximum(ops.minimum(a, b), ops.minimum(ops.maximum(a, b), c)))
@@ -147,17 +147,17 @@ def one_pass_moments(x: Tensor, sets: Sets) -> Moments:
     offset = total(h, sets.axes) / size
     means, deviations = shift + offset, total(ops.square(h), sets.axes)
     deviations = ops.where(ops.isinf(deviations), deviations, ops.relu(deviations - size * ops.square(offset)))
-    # The channels of a group differ in their means.
+    # The channels of a group have different means.
     mean, _ = mean_of_sums(pooled(means * size, sets.groups), n)
     rest, _ = mean_of_sums(pooled((means - spread(mean, x, sets.groups)) * size, sets.groups), n)
-    mean = mean + rest  # what the division rounded
+    mean = mean + rest  # corrects the rounding of the division
     deviations = deviations + size * ops.square(means - spread(mean, x, sets.groups))
     variance, _ = mean_of_sums(pooled(deviations, sets.groups), n)
     return Moments(mean, variance, n)
 
 
 def sample_at(x: Tensor, axes: tuple[int, ...], quarter: int) -> Tensor:
-    """The value at so many quarters of each of `axes`, kept as 1; 0 where an axis is empty."""
+    """The value at `quarter` quarters of each axis in `axes`, which keep size 1; 0 if an axis is empty."""
     for axis in axes:
         place = ops.shape(x)[axis] * quarter // 4
         x = ops.sum(x[(*[slice(None)] * axis, slice(place, place + 1))], axis, keepdims=True)

@@ -1,7 +1,7 @@
-"""JAX: one compiled function, whose derivative is written as a linear map of the tangents.
+"""JAX: one compiled function with a custom derivative, a linear map of the tangents.
 
-JAX transposes the map for the backward pass, so forward mode, reverse mode and higher derivatives all work. x and its
-moments are all that is kept.
+JAX transposes this map for the backward pass, so forward mode, reverse mode and higher derivatives all work. Only x and
+its moments are stored.
 """
 
 from functools import partial
@@ -19,14 +19,14 @@ from keras_norm.tensors import Tensor, Weight, cast, upcast
 def standardize(
     x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, *, centered: bool, pool: None, one_pass: bool
 ) -> tuple[Tensor, Moments]:
-    """As `reference.standardize`. `one_pass` reads x once for both moments."""
+    """Like `reference.standardize`. `one_pass` computes both moments in one pass over x."""
     y, mean, variance = _standardize(x, gamma, beta, sets, epsilon, centered, one_pass)
     return y, Moments(mean, variance, formulas.count(x, sets))
 
 
 @partial(jax.jit, static_argnames=("epsilon", "one_pass"), inline=True)
 def normalize(x, mean, variance, gamma, beta, epsilon: float, *, one_pass: bool) -> Tensor:
-    """As `reference.normalize`."""
+    """Like `reference.normalize`."""
     return reference.normalize(x, mean, variance, gamma, beta, epsilon)
 
 
@@ -49,20 +49,20 @@ def _normalize(x, gamma, beta, mean, variance, n, sets: Sets, epsilon: float, ce
 
 @_normalize.defjvp
 def _tangent(sets: Sets, epsilon: float, centered: bool, primals, tangents):
-    """The tangent of y through x, gamma and beta. That of the moments is part of the first.
+    """The tangent of y for tangents of x, gamma and beta. The one for x includes the moments.
 
     With u = x - mean, s = 1 / sqrt(variance + epsilon) and means over S_i
 
         ty = gamma s (tx - mean(tx) - u s^2 mean(tx u)) + u s tgamma + tbeta
 
-    without mean(tx) where the moments are about zero.
+    without mean(tx) if the mean is not subtracted.
     """
     x, gamma, _, mean, variance, n = primals
 
     def mean_of_set(values: Tensor) -> Tensor:
         return spread(pooled(total(values, sets.axes), sets.groups) / n, x, sets.groups)
 
-    @partial(jax.checkpoint, prevent_cse=False)  # keeps its arguments, and computes u again
+    @partial(jax.checkpoint, prevent_cse=False)  # stores its arguments and recomputes u
     def linear(x, gamma, mean, variance, tx, tgamma, tbeta):
         s, u, tx = jax.lax.rsqrt(variance + epsilon), upcast(x) - mean, upcast(tx)
         # ty = tx s gamma + u slope + offset, with one slope and offset per set, or per channel of a set

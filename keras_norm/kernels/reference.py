@@ -1,4 +1,4 @@
-"""The definition, operation by operation: every backend, masks, replicas, export. Gradients are the backend's."""
+"""The reference in `keras.ops`, for every backend, masks, replicas and export. The backend derives the gradients."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def standardize(
 
 
 def normalize(x: Tensor, mean: Tensor, variance: Tensor, gamma: Weight, beta: Weight, epsilon: float) -> Tensor:
-    """gamma (x - mean) / sqrt(variance + epsilon) + beta, with a mean and a variance that do not depend on x."""
+    """gamma (x - mean) / sqrt(variance + epsilon) + beta, for a mean and a variance that do not depend on x."""
     scale = ops.rsqrt(variance + epsilon)
     h = (upcast(x) - mean) * (scale if gamma is None else scale * gamma)
     return cast(h if beta is None else h + beta, x.dtype)

@@ -1,4 +1,4 @@
-"""Sums over the replicas that share a batch. With `distribute.py` the only file that knows how many there are.
+"""Sums over the replicas that share a batch. Only this file and `distribute.py` depend on their number.
 
 Replicas are those of the `tf.distribute` strategy in scope, or on torch the ranks of `torch.distributed`.
 """
@@ -26,23 +26,23 @@ elif backend.backend() == "torch":
 class Replicas:
     """Adds partial sums over all replicas, or over each of several groups of neighbouring replicas.
 
-    One collective, through which gradients flow, adds all tensors that it is given. They share a dtype and have known
-    shapes. Without other replicas, and while a model is built, nothing is added.
+    One differentiable collective adds all tensors. They must have the same dtype and known shapes. With a single
+    replica, and while a model is built, the tensors are returned unchanged.
 
     Example:
-        >>> Replicas()((1.0, 2.0))          # no other replica here
+        >>> Replicas()((1.0, 2.0))          # a single replica
         (1.0, 2.0)
     """
 
     groups: int = 1
 
     def __call__(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The sum over the replicas of this replica's group, of each tensor."""
+        """The sum of each tensor over the replicas of this replica's group."""
         replica = _replica_among_several()
         if replica is None:
             return tensors
         packed = ops.concatenate([ops.reshape(t, (-1,)) for t in tensors])
-        # A row for each group, 0 but in the group's own. Selected and not multiplied: a NaN stays in its group.
+        # One row per group, with zeros in the rows of other groups. With `where`, a NaN stays in its group.
         group = replica.index // (replica.count // self.groups)
         own_row = ops.reshape(ops.equal(ops.arange(self.groups), group), (-1, 1))
         rows = replica.sum_over_all(ops.where(own_row, packed, 0.0))
@@ -53,7 +53,7 @@ class Replicas:
 
 @dataclass(frozen=True)
 class _Replica:
-    """One of several replicas, and how it adds what all of them have."""
+    """One of several replicas, with the collective that adds tensors over all of them."""
 
     index: int | Tensor
     count: int
@@ -61,13 +61,13 @@ class _Replica:
 
 
 def _replica_among_several() -> _Replica | None:
-    """The replica that this code runs for, if there are others beside it."""
+    """The replica that runs this code, or None if there is only one."""
     replica = _strategy_replica() if backend.backend() == "tensorflow" else _rank()
     return replica if replica is not None and replica.count > 1 and not in_symbolic_scope() else None
 
 
 def _strategy_replica() -> _Replica | None:
-    """The replica of the `tf.distribute` strategy in scope; None where code runs once for all of them."""
+    """The replica of the `tf.distribute` strategy in scope; None outside of a replica context."""
     context = tf.distribute.get_replica_context()
     if context is None:
         return None
@@ -76,7 +76,7 @@ def _strategy_replica() -> _Replica | None:
 
 
 def _rank() -> _Replica | None:
-    """The rank of `torch.distributed`, where that has been started."""
+    """The rank of `torch.distributed`, if initialized."""
     if backend.backend() != "torch" or not distributed.is_available() or not distributed.is_initialized():
         return None
     return _Replica(distributed.get_rank(), distributed.get_world_size(), _SumOverRanks.apply)
@@ -85,7 +85,7 @@ def _rank() -> _Replica | None:
 if backend.backend() == "torch":
 
     class _SumOverRanks(torch.autograd.Function):
-        """The sum over all ranks. Its gradient, and the gradient of that, are again sums over all ranks."""
+        """The sum over all ranks. Its gradients of every order are again sums over all ranks."""
 
         @staticmethod
         def forward(context, rows):
@@ -99,14 +99,14 @@ if backend.backend() == "torch":
 
 
 def has_other_replicas() -> bool:
-    """Whether other replicas run this code on other parts of the batch."""
+    """Whether other replicas run this code on other shards of the batch."""
     return _replica_among_several() is not None
 
 
 def number_of_replicas() -> int:
-    """How many replicas share a batch here: 1 while a model is built.
+    """The number of replicas that share a batch; 1 while a model is built.
 
-    On JAX they are the devices along which `keras.distribution` splits the samples of a batch, which is one array.
+    On JAX, the number of devices along which `keras.distribution` splits the samples of a batch.
     """
     if backend.backend() == "jax":
         distribution = keras.distribution.distribution()
@@ -119,7 +119,7 @@ def number_of_replicas() -> int:
 
 
 def is_multi_process() -> bool:
-    """Whether the strategy in scope has replicas on other workers than this one."""
+    """Whether the strategy in scope has replicas on other workers."""
     if backend.backend() != "tensorflow":
         return False
     strategy = tf.distribute.get_strategy()

@@ -1,6 +1,6 @@
 """TensorFlow: moments, normalization and gradient, each as operations or as one XLA computation.
 
-x and its moments are all that is kept for the gradient.
+Only x and its moments are stored for the gradient.
 """
 
 import functools
@@ -16,32 +16,32 @@ from keras_norm.sets import Sets, merge, split, split_axes
 from keras_norm.tensors import Tensor, Weight, at_least_float32, cast, inferred_shape, upcast
 
 Run = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""How to run a function of tensors and hashable keywords: `as_operations`, `as_xla`, `as_xla_if_recurring`."""
+"""A way to run a function of tensors and hashable keywords: `as_operations`, `as_xla`, `as_xla_if_recurring`."""
 
 
 class Way(NamedTuple):
-    """How the kernel goes about it."""
+    """Options of the kernel."""
 
     run: Run
     one_pass: bool = False
-    """Reads x once for both moments, which pays where a compiler fuses what lies between."""
+    """Computes both moments in one pass over x, which is faster if a compiler fuses the operations."""
     on_cpu: bool = False
-    """Allows sums as matrix products, and the fused kernel for sets that are channels."""
+    """Allows matrix products for sums, and the fused kernel for one set per channel."""
     few_operations: bool = False
-    """Asks for as few operations as possible: each takes its time."""
+    """Minimizes the number of operations, because each one has a fixed cost."""
 
 
 def as_operations(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs a function operation by operation, or as a part of the XLA computation around it."""
+    """Runs a function operation by operation, or as part of an enclosing XLA computation."""
     return function
 
 
 def standardize(
     x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, *, centered: bool, pool: Pool | None, way: Way
 ) -> tuple[Tensor, Moments] | None:
-    """As `reference.standardize`. Collectives, which `pool` makes, stay outside of XLA computations.
+    """Like `reference.standardize`. The collectives of `pool` stay outside of XLA computations.
 
-    None where few operations are asked for, and sums are long.
+    Returns None if `few_operations` is set, and the sums are long or the moments about zero.
     """
     run, one_pass, on_cpu, few_operations = way
     if few_operations:
@@ -53,7 +53,7 @@ def standardize(
         y = _by_fused_kernel(x, gamma, beta, mean, variance, epsilon, of_batch=True)
         return y, Moments(mean, variance, formulas.count(x, sets))
     dtype = at_least_float32(x.dtype)
-    gamma = tf.ones([1], dtype) if gamma is None else tf.convert_to_tensor(gamma)  # a variable is no tensor
+    gamma = tf.ones([1], dtype) if gamma is None else tf.convert_to_tensor(gamma)  # converts variables
     beta = tf.zeros([1], dtype) if beta is None else tf.convert_to_tensor(beta)
     whole, part = (run, as_operations) if pool is None else (as_operations, run)
     static = {"sets": sets, "centered": centered, "one_pass": one_pass, "in_total": in_total}
@@ -76,7 +76,7 @@ def standardize(
 def normalize(
     x: Tensor, mean: Tensor, variance: Tensor, gamma: Weight, beta: Weight, epsilon: float, *, way: Way
 ) -> Tensor:
-    """As `reference.normalize`."""
+    """Like `reference.normalize`."""
     run, _, on_cpu, few_operations = way
     if few_operations:
         h = tf.multiply(tf.subtract(upcast(x), mean), _scale(variance, gamma, epsilon))
@@ -94,7 +94,7 @@ def normalize(
 def _in_few_operations(
     x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float
 ) -> tuple[Tensor, Moments] | None:
-    """As `reference.standardize`. Functions of TensorFlow take numbers as they are, operators make tensors of them."""
+    """Like `reference.standardize`. Uses functions, because operators first convert numbers to tensors."""
     n, h, axes = formulas.count(x, sets), split(upcast(x), sets.groups), split_axes(sets)
     if not isinstance(n, int) or not 0 < n <= LONG_SUM:
         return None
@@ -116,7 +116,7 @@ def _scale(variance: Tensor, gamma: Weight, epsilon: float) -> Tensor:
 
 
 def total_by_products(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """As `total`, the first sum as a product with ones: half the time of TensorFlow's own sum on a CPU."""
+    """Like `total`, with the first sum as a product with ones, which halves the time of TensorFlow's sum on a CPU."""
     row = len(x.shape) - 2
     if row not in axes:
         return total(x, axes)
@@ -126,9 +126,9 @@ def total_by_products(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _with_gradient_of(function: Callable[..., Any], plain: Callable[..., Any], static: dict[str, Any]) -> Any:
-    """`function` of tensors, with the gradient of `plain`, which computes the same.
+    """`function`, with the gradient of `plain`, an equivalent function.
 
-    A compiled function would keep its intermediate results for its own gradient, which is what compiling saves.
+    With its own gradient, a compiled function would store the intermediate results that compilation avoids.
     """
 
     @tf.custom_gradient
@@ -145,7 +145,7 @@ def _with_gradient_of(function: Callable[..., Any], plain: Callable[..., Any], s
 
 
 def _forward(x, gamma, beta, sets: Sets, centered: bool, one_pass: bool, in_total: Total, epsilon, pool, part):
-    """y, and the mean, variance and number of positions of the sets of all replicas that `pool` adds."""
+    """y, and mean, variance and number of positions of the sets, over all replicas that `pool` adds."""
     h, of_h, weights = formulas.view(x, sets, gamma, beta, merge_kept=True)
     if one_pass and centered and pool is None:
         mean, variance, n = formulas.one_pass_moments(h, of_h)
@@ -165,7 +165,7 @@ def _backward(
 
         dx = (dh - sum(dh) / n - u sum(dh u) / (n (variance + epsilon))) / sqrt(variance + epsilon)
 
-    without sum(dh) / n where the moments are about zero.
+    without sum(dh) / n if the mean is not subtracted.
     """
     h, of_h, (gamma_of_h, beta_of_h) = formulas.view(x, sets, gamma, beta, merge_kept=True)
     dy, n = tf.reshape(dy, inferred_shape(h)), at_least_one(n)
@@ -183,7 +183,7 @@ def _backward(
 
 
 def _backward_from_x(x, gamma, beta, mean, variance, n, dy, part, **static):
-    """`_backward` as a function of x, gamma, beta and dy alone, for the gradient of the gradient."""
+    """`_backward` as a function of only x, gamma, beta and dy, for second derivatives."""
     _, mean, variance, n = _forward(x, gamma, beta, part=as_operations, **static)
     return _backward(x, gamma, beta, mean, variance, n, dy, part=as_operations, **static)
 
@@ -209,9 +209,9 @@ def _normalize(x, mean, variance, *weights: Tensor, scale: bool, center: bool, e
 
 
 def _sums_of_gradient(x, gamma, beta, mean, inverse, dy, axes: tuple[int, ...], in_total: Total):
-    """The sums of dh and dh u along `axes`, and the gradients to gamma and beta, from one reading of x and dy."""
+    """The sums of dh and dh u along `axes`, and the gradients to gamma and beta, in one pass over x and dy."""
     dy, u = upcast(dy), upcast(x) - mean
-    if all(gamma.shape[a] == beta.shape[a] == 1 for a in axes):  # gamma waits for the sums: they are fewer
+    if all(gamma.shape[a] == beta.shape[a] == 1 for a in axes):  # multiplies the few sums by gamma, not dy
         sum_dy, sum_dy_u = in_total(dy, axes), in_total(dy * u, axes)
         return gamma * sum_dy, gamma * sum_dy_u, _sum_to(sum_dy_u * inverse, gamma), _sum_to(sum_dy, beta)
     dh = dy * gamma
@@ -223,10 +223,10 @@ def _dx(x, gamma, mean, inverse, mean_dh, mean_dh_u, dy):
 
 
 def _sum_to(x: Tensor, weight: Tensor) -> Tensor:
-    """The sum of `x` along all axes on which the weight has size 1: the gradient of a broadcast."""
+    """The sum of `x` along all axes where the weight has size 1: the gradient of a broadcast."""
     axes = tuple(a for a, size in enumerate(weight.shape) if size == 1 and x.shape[a] != 1)
     x = total(x, axes) if axes else x
-    if None in weight.shape:  # where it may be 1 too: a gamma for each sample of a batch, or one for all
+    if None in weight.shape:  # an unknown size may be 1: one gamma per sample, or one for all
         x = tf.reduce_sum(x, tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(weight), s1=tf.shape(x)).r0, keepdims=True)
     return tf.broadcast_to(x, tf.shape(weight))
 
@@ -243,9 +243,9 @@ def _is_per_channel(x: Tensor, *weights: Tensor | None) -> bool:
 def _by_fused_kernel(
     x: Tensor, gamma: Weight, beta: Weight, mean: Tensor, variance: Tensor, epsilon: float, of_batch: bool
 ) -> Tensor:
-    """The formula by TensorFlow's fused kernel; `of_batch` with the gradient through the moments.
+    """Applies the formula by TensorFlow's fused kernel; with `of_batch`, gradients flow through the moments.
 
-    Its own moments are not used: their variance is off by 6e-6 over 50,000 positions, and by more over more.
+    The kernel's own moments are not used. The error of its variance is 6e-6 for 50,000 positions and grows with them.
     """
 
     def kernel(x, gamma, beta, mean, variance):
@@ -276,7 +276,7 @@ def _by_fused_kernel(
 
 
 def _vector(weight: Tensor | None, default: float, x: Tensor) -> Tensor:
-    """A weight per channel as the fused kernel takes it."""
+    """A weight as a vector with one value per channel, for the fused kernel."""
     channels = x.shape[-1]
     if weight is None:
         return tf.fill([channels], tf.constant(default))
@@ -286,18 +286,18 @@ def _vector(weight: Tensor | None, default: float, x: Tensor) -> Tensor:
 
 @functools.cache
 def as_xla(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs a function as one XLA computation; each new shape of its tensors is compiled, once."""
+    """Runs a function as one XLA computation, and compiles it once per shape."""
     return _compiled(function, lambda x, compiled, plain: compiled())
 
 
 @functools.cache
 def as_xla_if_recurring(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs a function as one XLA computation where the shape of its first tensor, with the batch on axis 0, recurs."""
+    """Runs a function as one XLA computation if the shape of its first tensor is a recurring one."""
     return _compiled(function, _if_recurring)
 
 
 def _if_recurring(x: Tensor, compiled: Callable[[], Any], plain: Callable[[], Any]) -> Any:
-    """What one of the two returns: a batch that is a power of two, or a multiple of 4, is no remainder of an epoch."""
+    """Chooses `compiled` for batches of a power of two or a multiple of 4, which are rarely the rest of an epoch."""
     batch, *others = x.shape
     if None in others:
         return plain()
@@ -311,7 +311,7 @@ def _if_recurring(x: Tensor, compiled: Callable[[], Any], plain: Callable[[], An
 
 
 def _compiled(function: Callable[..., Any], dispatch: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of tensors and keywords as an XLA computation, of which no tape takes notice."""
+    """`function` as an XLA computation that gradient tapes do not record."""
 
     @functools.cache
     def xla(**keywords: Any) -> Callable[..., Any]:

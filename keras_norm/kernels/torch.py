@@ -1,7 +1,7 @@
-"""torch: its own kernels and their gradients, for batches, groups, channels and trailing axes.
+"""torch: its native kernels and their gradients, for batches, groups, channels and trailing axes.
 
-They compute x scale + (beta - mean scale), which cancels where the mean is large. So we first subtract one value of
-each group, channel or run of trailing axes. Neither outputs nor gradients depend on it.
+They compute x scale + (beta - mean scale), which cancels if the mean is large. So we first subtract one value of each
+group, channel or run of trailing axes. This does not change outputs or gradients.
 """
 
 import torch
@@ -16,7 +16,7 @@ Standardized = tuple[Tensor, Moments | None]
 def standardize(
     x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, *, centered: bool, pool: Pool | None
 ) -> Standardized | None:
-    """As `reference.standardize`, with the moments of a batch alone; None for sets that torch has no kernel for."""
+    """Like `reference.standardize`, but returns moments only for batches. None if torch has no kernel for the sets."""
     if pool is not None:
         return None
     rank = x.ndim
@@ -49,7 +49,7 @@ def _group(x: Tensor, channel: int, sets: Sets, gamma: Weight, beta: Weight, eps
     h = upcast(x).movedim(channel, 1)
     members = 1 if sets.groups is None else h.shape[1] // sets.groups.count
     samples = h.detach()[(slice(None), slice(None, None, members), *[slice(1)] * (h.ndim - 2))]
-    h = (h - samples.repeat_interleave(members, 1)).contiguous()  # torch is off by 1e-2 on channels-last memory
+    h = (h - samples.repeat_interleave(members, 1)).contiguous()  # torch has an error of 1e-2 on channels-last memory
     y = torch.group_norm(h, h.shape[1] // members, _vector(gamma), _vector(beta), epsilon)
     return cast(y.movedim(1, channel), x.dtype), None
 
@@ -58,9 +58,9 @@ def _batch(x: Tensor, channel: int, gamma: Weight, beta: Weight, epsilon: float)
     h = _channels_on_axis_1(upcast(x), channel)
     n = h.numel() // h.shape[1]
     if n < 2:
-        return None  # torch divides its variance by n - 1
+        return None  # torch divides the variance by n - 1
     mean, variance = h.new_zeros(h.shape[1]), h.new_zeros(h.shape[1])
-    # With a momentum of 1 the kernel writes the statistics of the batch where it would update moving ones.
+    # With a momentum of 1 the kernel writes the batch statistics in place of the moving statistics.
     y, *_ = torch.native_batch_norm(h, _vector(gamma), _vector(beta), mean, variance, True, 1.0, epsilon)
     table = [-1 if a == channel else 1 for a in range(len(x.shape))]
     batch = Moments(mean.reshape(table), (variance * ((n - 1) / n)).reshape(table), n)
@@ -68,7 +68,7 @@ def _batch(x: Tensor, channel: int, gamma: Weight, beta: Weight, epsilon: float)
 
 
 def normalize(x: Tensor, mean: Tensor, variance: Tensor, gamma: Weight, beta: Weight, epsilon: float) -> Tensor | None:
-    """As `reference.normalize`; None where the weights are not one per channel, or need gradients of the moments."""
+    """Like `reference.normalize`. None if weights are not per channel, or the moments need gradients."""
     channel = next((x.ndim - mean.ndim + a for a, size in enumerate(mean.shape) if size != 1), x.ndim - 1)
     needs_gradient = mean.requires_grad or variance.requires_grad
     if needs_gradient or not _run_along((x.shape[channel],), x.ndim - 1 - channel, mean, variance, gamma, beta):
@@ -88,7 +88,7 @@ def _back_from_axis_1(y: Tensor, x: Tensor, channel: int) -> Tensor:
 
 
 def _run_along(sizes: tuple[int, ...], trailing: int, *weights: Tensor | None) -> bool:
-    """Whether the weights have exactly these sizes, before so many trailing axes of size 1."""
+    """Whether the weights have exactly these sizes, followed by `trailing` axes of size 1."""
     expected = (*sizes, *[1] * trailing)
     return all(
         w is None or w.shape == expected or tuple(w.shape) == (1,) * (w.ndim - len(expected)) + expected

@@ -1,4 +1,4 @@
-"""The layers, a file each: thin shells over `keras_norm.functional`."""
+"""The layers, one per file. They are thin wrappers around `keras_norm.functional`."""
 
 from keras_norm.layers.adaptive_instance import AdaptiveInstanceNormalization as AdaptiveInstanceNormalization
 from keras_norm.layers.batch import BatchNormalization as BatchNormalization

@@ -12,27 +12,28 @@ from keras_norm.tensors import Tensor, cast
 
 @keras.saving.register_keras_serializable("keras_norm")
 class AdaptiveInstanceNormalization(SecondInput):
-    r"""Gives each channel of each sample of a content the mean and the standard deviation of a style.
+    r"""Gives each channel of each content sample the mean and the standard deviation of a style.
 
-    For a content x of shape `(N, ..., C)` and a style of the same rank, N (or 1: a style for all) and C, whose other
-    sizes may differ,
+    The content x has the shape `(N, ..., C)`. The style has the same rank and C, and either N samples or one for all.
+    Its other sizes may differ.
 
         S_i = {k : k_N = i_N, k_C = i_C}            T_i: the same set of positions of the style
         y_i = sqrt(var(T_i) + epsilon) (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + mean(T_i)
 
-    There are no weights. The same in training and inference. Masked positions belong to no set; the output at a masked
-    position of the content is mean(T_i). The mask of the content is passed on.
+    There are no weights, and training and inference are the same. Masked positions belong to no set. The output at a
+    masked position of the content is mean(T_i). The layer passes on the mask of the content.
 
-    Call it as `layer(content, style)`; `content_mask` and `style_mask` are optional.
+    Call it as `layer(content, style)`. `content_mask` and `style_mask` are optional.
 
     Args:
         axis: the channel axis of both inputs.
-        epsilon: added to both variances; positive.
+        epsilon: a positive number, added to both variances.
 
-    Input shape: `(N, ..., C)` of any rank >= 2, twice. Output shape: that of the content.
+    Input shape: `(N, ..., C)` of any rank >= 2, for both inputs. Output shape: that of the content.
 
     Raises:
-        ValueError: when called, if the style has not the rank and the channels of the content, and its samples or one.
+        ValueError: when called, if rank or channels of content and style differ, or their numbers of samples (unless
+            the style has one).
 
     Example:
         >>> content, style = np.array([[[1.0], [3.0]]]), np.array([[[10.0], [20.0], [30.0]]])

@@ -1,4 +1,4 @@
-"""What all normalizations of the family share: epsilon, gamma and beta, masks."""
+"""The base class of all normalizations: epsilon, gamma and beta, masks."""
 
 from abc import abstractmethod
 from typing import Any
@@ -9,29 +9,29 @@ from keras_norm.tensors import Tensor, cast
 
 
 class Normalization(ChannelLayer):
-    """Abstract base of all normalization layers. A subclass names its set S_i in `_normalize`.
+    """Abstract base class of all normalization layers. A subclass implements its set S_i in `_normalize`.
 
-    Statistics and weights are float32 or wider under every dtype policy. Inputs are not cast on the way in, so
-    that float32 inputs above 65504 survive a float16 policy; outputs have the policy's compute dtype.
+    Statistics and weights are float32 or wider under every dtype policy. The layer does not cast its inputs, so float32
+    inputs above 65504 do not overflow under a float16 policy. Outputs have the policy's compute dtype.
 
-    A mask is True where a position counts and has the shape of the inputs or of their leading axes. A masked
-    position belongs to no set and its output is beta; the mask is passed on.
+    A mask has the shape of the inputs or of their leading axes, and is True at valid positions. A masked position
+    belongs to no set, and its output is beta. The layer passes the mask on.
 
-    A layer that was built for inputs of one rank takes those of another whose sizes along `axis` are the same.
+    A built layer accepts inputs of any rank, as long as their sizes along `axis` stay the same.
 
     Args:
         axis: the channel axis.
-        epsilon: added to the variance, as in `sqrt(variance + epsilon)`; positive.
+        epsilon: a positive number, added to the variance as in `sqrt(variance + epsilon)`.
         center: whether to add beta.
         scale: whether to multiply by gamma.
-        beta_initializer, gamma_initializer: zeros and ones, or what Keras takes for an initializer.
-        beta_regularizer, gamma_regularizer: none, or what Keras takes for a regularizer.
-        beta_constraint, gamma_constraint: none, or what Keras takes for a constraint.
-        **kwargs: those of every Keras layer: `name`, `dtype`, `trainable`.
+        beta_initializer, gamma_initializer: Keras initializers; zeros and ones by default.
+        beta_regularizer, gamma_regularizer: Keras regularizers; none by default.
+        beta_constraint, gamma_constraint: Keras constraints; none by default.
+        **kwargs: `name`, `dtype` and `trainable`, as in every Keras layer.
 
     Raises:
-        TypeError, ValueError: when constructed, for an argument of the wrong type or value; when built or
-            called, for a shape that does not fit.
+        TypeError, ValueError: when constructed, if an argument has a wrong type or value; when built or called, if a
+            shape does not fit.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Normalization(ChannelLayer):
 
     @abstractmethod
     def _normalize(self, x: Tensor, training: bool | None, mask: Tensor | None) -> Tensor:
-        """The layer's formula on `x`, computed in float32 or wider."""
+        """Applies the formula to `x`, in float32 or wider."""
 
     def _scale_and_shift(self, h: Tensor) -> Tensor:
-        """gamma h + beta, as far as the layer has them."""
+        """Returns gamma h + beta, without the terms that the layer does not have."""
         if self.gamma is not None:
             h = h * self._along_channels(self.gamma, h)
         return h if self.beta is None else h + self._along_channels(self.beta, h)

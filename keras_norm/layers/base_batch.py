@@ -1,4 +1,4 @@
-"""Moving statistics: what the layers share whose sets run through the batch."""
+"""The base class of layers with moving statistics, whose sets extend over the batch."""
 
 import math
 from collections.abc import Callable
@@ -16,31 +16,33 @@ from keras_norm.tensors import Tensor, cast
 
 
 class BaseBatchNormalization(Normalization):
-    """Abstract base of the layers whose sets run through the batch.
+    """Abstract base class of layers whose sets extend over the batch.
 
-    In training the moments are those of the batch, and the moving statistics follow them:
+    Training uses the statistics of the batch and updates the moving statistics:
 
         moving = momentum moving + (1 - momentum) batch
 
-    In inference the moving statistics take their place. `trainable = False` means inference mode too, as in
-    Keras. An empty batch, and a channel that is masked everywhere, leaves the moving statistics as they were.
+    Inference uses the moving statistics. A layer with `trainable = False` runs in inference mode, as in Keras. An empty
+    batch does not change the moving statistics; neither does a channel that is masked everywhere.
 
-    Replicas are those of a `tf.distribute` strategy, or the ranks of `torch.distributed` (so every rank must take
-    each training step). The batch is the per-replica batch, and the moving statistics follow the mean of the
-    statistics of all replicas that saw a position; they are the same on every replica. With `synchronized=True` the
-    batch is the global batch of all replicas: two collectives a step, of sums and then of squared deviations, exact for
-    shards of any size. With `synchronized=k` it is that of a group of k neighbouring replicas, and the moving
-    statistics follow the mean over the groups; k must divide the number of replicas, unless there is only one.
+    Replicas are those of a `tf.distribute` strategy, or the ranks of `torch.distributed`, where every rank must take
+    each training step. By default, statistics are those of the per-replica batch. The moving statistics follow their
+    mean over all replicas with at least one valid position, and are the same on every replica.
 
-    On JAX under `keras.distribution` a batch is one array on all devices. It is the global batch with `synchronized`
-    True or False; the group of a sample is the run of samples that k neighbouring devices hold.
+    With `synchronized=True`, statistics are those of the global batch. Each step takes two collectives, one of sums and
+    one of squared deviations, and is exact for shards of unequal size. With `synchronized=k`, statistics are those of
+    groups of k neighbouring replicas, and the moving statistics follow the mean over the groups. k must divide the
+    number of replicas, unless there is only one.
+
+    On JAX under `keras.distribution` a batch is one array on all devices. Statistics are those of the global batch,
+    with `synchronized` True or False. With `synchronized=k`, a group holds the samples of k neighbouring devices.
 
     Args:
         axis: the channel axis.
-        momentum: the share of the moving statistics that a step keeps, in [0, 1].
+        momentum: the weight of the old value in each update of the moving statistics, in [0, 1].
         epsilon, center, scale, ...: see `Normalization`.
-        moving_mean_initializer, moving_variance_initializer: zeros and ones, or what Keras takes for one.
-        synchronized: whether a batch is the global batch of all replicas; or k, for that of groups of k replicas.
+        moving_mean_initializer, moving_variance_initializer: Keras initializers; zeros and ones by default.
+        synchronized: True for the statistics of the global batch; k for those of groups of k replicas.
     """
 
     def __init__(
@@ -73,19 +75,19 @@ class BaseBatchNormalization(Normalization):
     def rematerialized_call(
         self, layer_call: Callable[..., Tensor], *args: Any, **kwargs: Any
     ) -> Callable[..., Tensor]:
-        return layer_call  # a second call would move the statistics a second time
+        return layer_call  # a second call would update the moving statistics twice
 
     def _affine_axes(self, rank: int) -> list[int]:
         return [arguments.resolve_axis(self._error_prefix, self.axis, rank)]
 
     def _uses_the_batch(self, training: bool | None) -> bool:
-        """Whether statistics are those of the batch, and not the moving ones."""
+        """Whether to use the statistics of the batch instead of the moving statistics."""
         return bool(training and self.trainable)
 
     def _standardize(
         self, x: Tensor, gamma: Tensor | None, beta: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Moments]:
-        """The formula with the statistics of the batch, which the moving ones follow; and these statistics."""
+        """Applies the formula with batch statistics and updates the moving ones. Returns output and statistics."""
         mask = arguments.resolve_mask(self._error_prefix, mask, x)
         gamma, beta = self._along_channels(gamma, x), self._along_channels(beta, x)
         of = self._sets(x)
@@ -94,34 +96,34 @@ class BaseBatchNormalization(Normalization):
         return y, batch
 
     def _sets(self, x: Tensor) -> Sets:
-        """A set per channel, of the batch that replicas share."""
+        """One set per channel, over the batch that the replicas share."""
         (axis,) = self._affine_axes(len(x.shape))
         return kernels.batch_of_replicas(self._error_prefix, x, axis, self.synchronized)
 
     def _by_moving_statistics(self, x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
-        """The formula with the moving statistics."""
+        """Applies the formula with the moving statistics."""
         return batch_norm(x, gamma, beta, self.epsilon, axis=self.axis, statistics=self._moving_moments(x))
 
     def _moving_moments(self, x: Tensor) -> Moments:
-        """The moving statistics, shaped to broadcast against `x`."""
+        """The moving statistics, in a shape that broadcasts against `x`."""
         return Moments(self._along_channels(self.moving_mean, x), self._along_channels(self.moving_variance, x), 0)
 
     def _update_moving_statistics(self, batch: Moments, of: Sets) -> None:
-        """Moves the moving statistics towards the mean over all sets of a channel that have a position."""
+        """Updates the moving statistics with each channel's mean over all non-empty sets."""
         mean, variance, count = batch
         if isinstance(count, int) and not kernels.has_other_replicas():
             if count > 0:
                 self._assign(self._mean_over_sets(mean), self._mean_over_sets(variance))
             return
         seen = ops.cast(count > 0, mean.dtype) * ops.ones_like(mean)
-        # A set without positions adds 0 to all three sums.
+        # An empty set adds 0 to all three sums.
         sums = (ops.sum(ops.reshape(value, (-1, self.moving_mean.shape[0])), 0) for value in (mean, variance, seen))
         mean, variance, seen = sums if of.replicas is None else kernels.sum_over_replicas(tuple(sums))
         number = at_least_one(seen)
         self._assign(mean / number, variance / number, seen > 0)
 
     def _mean_over_sets(self, moment: Tensor) -> Tensor:
-        """The mean over the sets of each channel, which are of one size."""
+        """Each channel's mean over its sets, which have equal sizes."""
         shape = tuple(self.moving_mean.shape)
         if math.prod(moment.shape) == shape[0]:
             return moment if tuple(moment.shape) == shape else ops.reshape(moment, shape)
@@ -129,10 +131,10 @@ class BaseBatchNormalization(Normalization):
         return ops.sum(rows, 0) / rows.shape[0]  # `ops.mean` is float32 on torch
 
     def _assign(self, mean: Tensor, variance: Tensor, where: Tensor | None = None) -> None:
-        """One step of the moving averages, in the channels `where` there is one."""
+        """Updates both moving averages, in all channels or in those selected by `where`."""
         for variable, statistic, ema in (
             (self.moving_mean, mean, self._ema),
-            # Squares beyond float32 saturate: a moving statistic would keep an infinity.
+            # Squares beyond float32 saturate, because a moving average never recovers from an infinity.
             (self.moving_variance, ops.clip(variance, 0.0, 3e38), self._ema_of_variance),
         ):
             moving = variable.value
@@ -140,15 +142,15 @@ class BaseBatchNormalization(Normalization):
             variable.assign(moved if where is None else ops.where(where, moved, moving))
 
     def _ema(self, moving: Tensor, batch: Tensor) -> Tensor:
-        """One step of the moving average."""
+        """One update of a moving average."""
         return moving * self.momentum + batch * (1.0 - self.momentum)
 
     def _ema_of_variance(self, moving: Tensor, batch: Tensor) -> Tensor:
-        """One step of the moving variance."""
+        """One update of the moving variance."""
         return self._ema(moving, batch)
 
     def _add_moving_weight(self, name: str, shape: Any, initializer: Any, **kwargs: Any) -> keras.Variable:
-        """A float32 weight that a step assigns to, with the same value on every replica."""
+        """Adds a float32 weight that training steps assign, with the same value on every replica."""
         return self._add_float32_weight(
             name, shape, initializer, trainable=False, aggregation="only_first_replica", **kwargs
         )

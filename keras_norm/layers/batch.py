@@ -1,4 +1,4 @@
-"""Batch Normalization: the set of a position is its channel in the whole batch."""
+"""Batch Normalization: a set is one channel of the whole batch."""
 
 import keras
 
@@ -15,9 +15,9 @@ class BatchNormalization(BaseBatchNormalization):
         S_i = {k : k_C = i_C}
         y_i = gamma_c (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta_c
 
-    with the variance divided by `|S_i|` (in the moving variance too) and gamma, beta, moving mean and moving
-    variance of shape `(C,)`. In inference, and when `trainable` is False, the moving statistics stand in for mean
-    and variance, and a mask changes nothing.
+    with the variance divided by `|S_i|`, also in the moving variance. gamma, beta, moving mean and moving variance have
+    the shape `(C,)`. In inference, and when `trainable` is False, the moving statistics replace mean and variance, and
+    a mask has no effect.
 
     Args:
         axis, momentum, synchronized, ...: see `BaseBatchNormalization`.

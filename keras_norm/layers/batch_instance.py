@@ -1,4 +1,4 @@
-"""Batch-Instance Normalization: each channel's own mixture of Batch and Instance Normalization."""
+"""Batch-Instance Normalization: a trained mixture of Batch and Instance Normalization per channel."""
 
 from typing import Any
 
@@ -28,25 +28,25 @@ class UnitInterval(keras.constraints.Constraint):
 
 @keras.saving.register_keras_serializable("keras_norm")
 class BatchInstanceNormalization(BaseBatchNormalization):
-    r"""Mixes Batch and Instance Normalization by a gate that each channel learns.
+    r"""Mixes Batch and Instance Normalization by a trained gate per channel.
 
-    For inputs of shape `(N, ..., C)` let x_B be the inputs standardized over `S_i = {k : k_C = i_C}` as by
-    `BatchNormalization` (in inference with the moving statistics), and x_I those standardized over
-    `S_i = {k : k_N = i_N, k_C = i_C}` as by `InstanceNormalization`. Then
+    For inputs of shape `(N, ..., C)`, let x_B be the inputs standardized over `S_i = {k : k_C = i_C}`, as in
+    `BatchNormalization` (in inference by the moving statistics). Let x_I be the inputs standardized over
+    `S_i = {k : k_N = i_N, k_C = i_C}`, as in `InstanceNormalization`. Then
 
         y_i = gamma_c (rho_c x_B + (1 - rho_c) x_I) + beta_c
 
-    with gamma, beta and the gate rho of shape `(C,)`. rho starts at 1 and is kept in [0, 1] by a constraint: a
-    channel near 1 keeps the differences in style between samples, a channel near 0 removes them.
+    with gamma, beta and the gate rho of shape `(C,)`. rho starts at 1, and a constraint keeps it in [0, 1]. Near 1 a
+    channel keeps the differences in style between samples; near 0 it removes them.
 
-    The paper trains rho with ten times the learning rate of the other weights. A Keras optimizer has one rate for
-    all its weights, and a gradient ten times larger changes nothing for Adam and its kin, so the layer does neither.
-    In a training loop of your own give the weights named "rho" to a second optimizer with ten times the rate.
+    The paper trains rho with ten times the learning rate of the other weights. A Keras optimizer has one learning rate
+    for all weights, and scaling the gradient has no effect on optimizers such as Adam, so the layer does neither. In a
+    custom training loop, pass the weights named "rho" to a second optimizer with ten times the learning rate.
 
     Args:
         axis, momentum, synchronized, ...: see `BaseBatchNormalization`.
         epsilon, center, scale, ...: see `Normalization`.
-        rho_initializer: ones, or what Keras takes for an initializer.
+        rho_initializer: a Keras initializer; ones by default.
 
     Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.
 
@@ -59,7 +59,7 @@ class BatchInstanceNormalization(BaseBatchNormalization):
     Reference: Nam & Kim, Batch-Instance Normalization, NeurIPS 2018, https://arxiv.org/abs/1805.07925, eq. 3 and 4.
     """
 
-    _affine_axes = ChannelLayer._affine_axes  # samples are told apart, so axis 0 holds no channels
+    _affine_axes = ChannelLayer._affine_axes  # sets separate samples, so axis 0 cannot be the channel axis
 
     def __init__(self, *args: Any, rho_initializer: Any = "ones", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Batch Renormalization: Batch Normalization's set, corrected towards what inference will use."""
+"""Batch Renormalization: Batch Normalization, corrected towards the moving statistics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,36 +14,36 @@ from keras_norm.sets import merge, split
 from keras_norm.tensors import Tensor, select, upcast
 
 Clip = float | Callable[[Tensor], Tensor]
-"""A number, or a function of the training step (a Keras learning rate schedule is one)."""
+"""A number, or a function of the training step, such as a Keras learning rate schedule."""
 
 
 @keras.saving.register_keras_serializable("keras_norm")
 class BatchRenormalization(BaseBatchNormalization):
-    r"""Standardizes each channel over the whole batch, and corrects the result towards the moving statistics.
+    r"""Standardizes each channel over the whole batch and corrects the result towards the moving statistics.
 
-    For inputs of shape `(N, ..., C)` and `S_i = {k : k_C = i_C}`, with the batch's mean(S_i) and sigma_B =
-    sqrt(var(S_i) + epsilon), and the moving mean mu and sigma = sqrt(moving variance + epsilon), training computes
+    For inputs of shape `(N, ..., C)` and `S_i = {k : k_C = i_C}`, let sigma_B = sqrt(var(S_i) + epsilon). Let mu be the
+    moving mean and sigma = sqrt(moving variance + epsilon). Training computes
 
         r = clip(sigma_B / sigma, 1 / r_max, r_max)             no gradient flows through r
         d = clip((mean(S_i) - mu) / sigma, -d_max, d_max)       and d
         y_i = gamma_c (r (x_i - mean(S_i)) / sigma_B + d) + beta_c
 
-    With r_max = 1 and d_max = 0 this is `BatchNormalization`; where the clips are open, it is what inference gives:
+    With r_max = 1 and d_max = 0 this is `BatchNormalization`. Where no value is clipped, it equals inference:
 
         y_i = gamma_c (x_i - mu) / sigma + beta_c
 
-    The moving average is taken of sigma, as in the paper, and kept as `moving_variance` = sigma^2 - epsilon. So all
-    weights but `step` (the number of training steps so far, which the schedules read) are those of
-    `BatchNormalization`. From a `keras.layers.BatchNormalization(renorm=True)` take gamma, beta, renorm_mean and
+    The moving average is that of sigma, as in the paper. It is stored as `moving_variance` = sigma^2 - epsilon, so the
+    weights are those of `BatchNormalization`, plus `step`, the number of training steps so far, which the schedules
+    read. To copy the weights of `keras.layers.BatchNormalization(renorm=True)`, use gamma, beta, renorm_mean and
     renorm_stddev^2 - epsilon.
 
     Args:
         axis, momentum, synchronized, ...: see `BaseBatchNormalization`.
         epsilon, center, scale, ...: see `Normalization`.
-        r_max: the largest correction of the scale, at least 1: a number, or a function of the step. By default the
-            paper's: 1 for 5,000 steps, then linearly to 3 at step 40,000.
+        r_max: the largest correction of the scale, at least 1: a number, or a function of the step. The default is the
+            paper's schedule: 1 for 5,000 steps, then a linear increase to 3 at step 40,000.
         d_max: the largest correction of the mean in units of sigma, at least 0: a number, or a function of the step.
-            By default the paper's: 0 for 5,000 steps, then linearly to 5 at step 25,000.
+            The default is the paper's schedule: 0 for 5,000 steps, then a linear increase to 5 at step 25,000.
 
     Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.
 
@@ -85,7 +85,7 @@ class BatchRenormalization(BaseBatchNormalization):
         return self._scale_and_shift(select(merge(split(y, groups) * r + d, x, groups), mask))
 
     def _corrections(self, batch: Moments, moving_mean: Tensor, moving_variance: Tensor) -> tuple[Tensor, Tensor]:
-        """r and d of each set; counts a step."""
+        """Returns r and d of each set and increments `step`."""
         r_max, d_max = self._clip_now(self.r_max, batch.mean), self._clip_now(self.d_max, batch.mean)
         self.step.assign(self.step + 1)
         sigma_batch, sigma = (ops.sqrt(v + self.epsilon) for v in (batch.variance, moving_variance))
@@ -98,11 +98,11 @@ class BatchRenormalization(BaseBatchNormalization):
         return ops.relu(ops.square(sigma) - self.epsilon)
 
     def _clip_now(self, clip: Clip, like: Tensor) -> Tensor:
-        """The clip at this step, in the dtype of `like`."""
+        """The value of `clip` at this step, in the dtype of `like`."""
         return ops.cast(clip(self.step), like.dtype) if callable(clip) else ops.convert_to_tensor(clip, like.dtype)
 
     def _check_clip(self, name: str, clip: Any, least: float) -> Clip:
-        """The clip, if it is a number of at least `least` or a function (or the config of one)."""
+        """Checks that `clip` is a number of at least `least` or a function, which may be given as a config."""
         if isinstance(clip, dict):
             return keras.saving.deserialize_keras_object(clip)
         if callable(clip):

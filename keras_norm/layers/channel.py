@@ -1,4 +1,4 @@
-"""What layers with a channel axis share: dtypes, masks, ranks, full signatures."""
+"""The base class of layers with a channel axis: dtypes, masks, ranks, full signatures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,20 +14,20 @@ from keras_norm.tensors import Tensor, at_least_float32, cast, dtype_name
 
 
 class ChannelLayer(Affine):
-    """Abstract base of all layers of this package that have a channel axis.
+    """Abstract base class of all layers in this package with a channel axis.
 
-    Weights are float32 or wider under every dtype policy. Inputs are not cast on the way in, so that float32 inputs
-    above 65504 survive a float16 policy; outputs have the policy's compute dtype. A mask is passed on.
+    Weights are float32 or wider under every dtype policy. The layer does not cast its inputs, so float32 inputs above
+    65504 do not overflow under a float16 policy. Outputs have the policy's compute dtype. The layer passes masks on.
 
-    A layer that was built for inputs of one rank takes those of another whose sizes along `axis` are the same.
+    A built layer accepts inputs of any rank, as long as their sizes along `axis` stay the same.
 
     Args:
         axis: the channel axis.
-        **kwargs: those of every Keras layer: `name`, `dtype`, `trainable`.
+        **kwargs: `name`, `dtype` and `trainable`, as in every Keras layer.
 
     Raises:
-        TypeError, ValueError: when constructed, for an argument of the wrong type or value; when built or
-            called, for a shape that does not fit.
+        TypeError, ValueError: when constructed, if an argument has a wrong type or value; when built or called, if a
+            shape does not fit.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -42,7 +42,7 @@ class ChannelLayer(Affine):
 
     @property
     def _error_prefix(self) -> str:
-        """The name that error messages begin with."""
+        """The first word of error messages."""
         return type(self).__name__
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -58,19 +58,19 @@ class ChannelLayer(Affine):
     ) -> Callable[..., Tensor]:
         """How `keras.RematScope` recomputes the call in the backward pass."""
         if keras.backend.backend() == "tensorflow":
-            return layer_call  # keeps x and its statistics alone, and Keras' recomputation fails inside tf.function
+            return layer_call  # stores only x and its statistics; Keras' recomputation fails inside tf.function
         return super().rematerialized_call(layer_call, *args, **kwargs)
 
     def _check_axis(self, axis: Any) -> Any:
-        """The `axis` of the constructor, if it is one."""
+        """Validates the `axis` of the constructor."""
         return arguments.integer(self._error_prefix, "axis", axis)
 
     def _listed_axes(self) -> list[int]:
-        """The axes that the weights run along, as the user counts them."""
+        """The axes of the weights, as the user gave them."""
         return [self.axis]
 
     def _affine_axes(self, rank: int) -> list[int]:
-        """The axes that the weights run along, counted from 0."""
+        """The axes of the weights, counted from 0."""
         return [arguments.resolve_channel_axis(self._error_prefix, self.axis, rank)]
 
     def _channel_sizes(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -79,11 +79,11 @@ class ChannelLayer(Affine):
         return tuple(input_shape[a] for a in axes)
 
     def _along_channels(self, values: Tensor | None, x: Tensor) -> Tensor | None:
-        """Values along the channel axis or axes, shaped to broadcast against `x`."""
+        """Reshapes values along the channel axes to broadcast against `x`."""
         return arguments.resolve_weight(self._error_prefix, "weights", values, self._affine_axes(len(x.shape)), x)
 
     def _as_computed(self, inputs: Tensor) -> Tensor:
-        """The inputs as a tensor in the compute dtype; in float32 or wider where they have another dtype."""
+        """The inputs as a tensor: unchanged if in the compute dtype, otherwise cast to float32 or wider."""
         x = ops.convert_to_tensor(inputs)
         return x if dtype_name(x.dtype) == self.compute_dtype else cast(x, at_least_float32(x.dtype))
 
@@ -92,7 +92,7 @@ class ChannelLayer(Affine):
         return input_shape
 
     def _taken(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The entries of a config that are arguments of this layer."""
+        """The config entries that this layer accepts as arguments."""
         return {name: value for name, value in config.items() if name not in self._sets_itself}
 
     def get_config(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class ChannelLayer(Affine):
 
 
 class SecondInput(ChannelLayer):
-    """Abstract base of the layers that are called with two inputs."""
+    """Abstract base class of layers with two inputs."""
 
     _second_input: str
     """The name of the second input in `call`."""

@@ -13,47 +13,46 @@ from keras_norm.tensors import Tensor, at_least_float32, cast, dtype_name
 
 @keras.saving.register_keras_serializable("keras_norm")
 class ConditionalNormalization(SecondInput):
-    r"""Scales and shifts the output of a normalization by numbers that depend on a second input.
+    r"""Scales and shifts the output of a normalization by a gamma and a beta computed from a second input.
 
     For inputs x of shape `(N, ..., C)` and a condition c
 
         y_i = (1 + gamma(c)_i) normalization(x)_i + beta(c)_i
 
-    where the maps gamma and beta are, by the condition,
+    The type of the functions gamma and beta depends on the condition:
 
-    * integers of shape `(N,)`, classes from 0 to `num_classes - 1`: a row of a table per class (conditional batch or
-      instance normalization);
+    * integers of shape `(N,)`, classes from 0 to `num_classes - 1`: an embedding (conditional batch or instance
+      normalization);
     * a vector of shape `(N, D)`: a dense layer (FiLM; adaptive layer normalization of diffusion transformers);
-    * a map of the rank of x, `(N, ..., D)`, with the spatial sizes of x: a convolution (SPADE; with `kernel_size=1` and
-      inputs `(batch, time, features)` a dense layer at each time step).
+    * a map of shape `(N, ..., D)` with the rank and the spatial sizes of x: a convolution (SPADE; with `kernel_size=1`
+      and inputs `(batch, time, features)`, a dense layer at each time step).
 
-    Vectors and classes give each sample a gamma and a beta of shape `(C,)`, maps each position. Whose statistics the
-    normalization takes, in training and in inference, is its own matter; `training` and `mask` are passed on to it if
-    it takes them. At a masked position those of this package give their own beta, or 0 without one, and this layer
-    scales and shifts that.
+    Classes and vectors give a gamma and a beta of shape `(C,)` per sample; maps give one per position. The wrapped
+    normalization computes its statistics as usual, and receives `training` and `mask` if it accepts them. At a masked
+    position a normalization of this package returns its beta, or 0 without one, which this layer scales and shifts.
 
-    Call it as `layer(x, condition)`. The maps compute in float32, or in float64 where the layer does (vectors not on
-    torch, where Keras multiplies matrices in float32), and are not quantized. No call reads the classes to check them:
-    a negative one counts from the last class, and for one that is too large TensorFlow on a CPU and torch raise an
-    error, TensorFlow on a GPU takes zeros for its row, and JAX NaN. In a model that is saved each of these layers needs
-    its own normalization.
+    Call it as `layer(x, condition)`. gamma and beta are computed in float32, or in float64 if the layer's dtype is
+    float64 (except for vectors on torch, where Keras multiplies matrices in float32). They are not quantized. Class
+    indices are not checked. A negative index counts from the last class. An index that is too large raises an error in
+    TensorFlow on a CPU and in torch, selects zeros in TensorFlow on a GPU, and NaN in JAX. Two of these layers cannot
+    share a normalization in a model that is saved.
 
     Args:
         normalization: a normalization of this package or of Keras, or another layer that keeps the shape of its
-            inputs. Give it `center=False, scale=False`, unless it should have its own gamma and beta as well.
-        num_classes: number of classes, if the condition is integers.
-        zero_initialized: whether both maps start at 0, so that training starts at the normalization alone. With False
-            they start as Keras' layers do.
-        kernel_size: size of the convolution's kernel, if the condition is a map.
-        axis: the channel axis of x, gamma(c), beta(c) and of a map. By default that of the normalization, or the last
-            one, if it has none or several.
+            inputs. Pass it `center=False, scale=False`, unless it needs its own gamma and beta as well.
+        num_classes: the number of classes, if the condition is integers.
+        zero_initialized: whether gamma(c) and beta(c) start at 0, so that the layer starts as the normalization alone.
+            With False they start with Keras' default initializers.
+        kernel_size: the size of the convolution's kernel, if the condition is a map.
+        axis: the channel axis of x and of a map. The default is the axis of the normalization, or the last axis if it
+            has none or several.
 
-    Input shape: `(N, ..., C)` and one of those above. Output shape: the first.
+    Input shape: `(N, ..., C)`, and one of the shapes above. Output shape: that of the first input.
 
     Raises:
         TypeError: if `normalization` is not a layer.
-        ValueError: when built or called, if the condition is none of those above, or not of the kind that the layer
-            was built for; when built, if `normalization` changes the shape of its inputs.
+        ValueError: when built or called, if the condition has none of the shapes above, or another rank than the one
+            that the layer was built for; when built, if `normalization` changes the shape of its inputs.
 
     Example:
         >>> import keras_norm as kn
@@ -98,7 +97,7 @@ class ConditionalNormalization(SecondInput):
 
     def build(self, inputs_shape: Any, condition_shape: Any) -> None:  # type: ignore[override]
         super().build(inputs_shape)
-        self.input_spec = None  # Keras would hold the condition to it too
+        self.input_spec = None  # Keras would apply it to the condition, too
         self._check_condition(inputs_shape, condition_shape)
         if not self.normalization.built:
             self.normalization.build(inputs_shape)
@@ -106,7 +105,7 @@ class ConditionalNormalization(SecondInput):
         self.gamma_map = self._map("gamma", inputs_shape, condition_shape)
         self.beta_map = self._map("beta", inputs_shape, condition_shape)
         self._condition_rank = len(condition_shape)
-        if not self.trainable:  # as given to the constructor, which Keras keeps from the layers inside
+        if not self.trainable:  # Keras does not pass the constructor's `trainable` to sublayers
             for layer in (self.normalization, self.gamma_map, self.beta_map):
                 layer.trainable = False
 
@@ -115,7 +114,7 @@ class ConditionalNormalization(SecondInput):
     ) -> Tensor:
         self._check_condition(inputs.shape, condition.shape)
         self._check_classes(condition)
-        # Keras itself drops a `training` that a layer does not take.
+        # Keras drops `training` if a layer does not accept it, but not `mask`.
         takes_mask = mask is not None and "mask" in inspect.signature(self.normalization.call).parameters
         h = self.normalization(inputs, training=training, **({"mask": mask} if takes_mask else {}))
         h = cast(h, self.gamma_map.compute_dtype)
@@ -123,7 +122,7 @@ class ConditionalNormalization(SecondInput):
         return cast((1.0 + gamma) * h + beta, self.compute_dtype)
 
     def _map(self, name: str, inputs_shape: Any, condition_shape: Any) -> keras.layers.Layer:
-        """The layer that computes gamma or beta, built; its channels are on the last axis."""
+        """Creates and builds the layer that computes gamma or beta, with the channels on the last axis."""
         (channels,) = self._channel_sizes(inputs_shape)
         options = {"name": name, "dtype": at_least_float32(self.variable_dtype)}
         if self.num_classes is not None:
@@ -141,7 +140,7 @@ class ConditionalNormalization(SecondInput):
         return layer
 
     def _computed(self, by: keras.layers.Layer, condition: Tensor, h: Tensor) -> Tensor:
-        """gamma or beta, to broadcast against `h`."""
+        """gamma or beta, in a shape that broadcasts against `h`."""
         rank, (axis,) = len(h.shape), self._affine_axes(len(h.shape))
         if self.num_classes is None:
             condition = cast(condition, by.compute_dtype)
@@ -152,7 +151,7 @@ class ConditionalNormalization(SecondInput):
         return ops.reshape(values, (-1, *[values.shape[-1] if a == axis else 1 for a in range(1, rank)]))
 
     def _channels_last(self, sizes: Any) -> list[Any]:
-        """The sizes of a map with that of its channels at the end; others have it there."""
+        """The sizes of the condition with the channels last, where vectors already have them."""
         sizes = list(sizes)
         if len(sizes) > 2:
             sizes.append(sizes.pop(*self._affine_axes(len(sizes))))
@@ -223,5 +222,5 @@ class ConditionalNormalization(SecondInput):
 
 
 def _refuse_quantization(*args: Any, **kwargs: Any) -> None:
-    """`Model.quantize` turns this error into a warning and continues."""
+    """Raises an error that `Model.quantize` turns into a warning before it continues."""
     raise NotImplementedError("ConditionalNormalization: its maps gamma and beta are not quantized.")

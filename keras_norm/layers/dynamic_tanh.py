@@ -1,4 +1,4 @@
-"""Dynamic Tanh: an activation that takes the place of a normalization, without sets."""
+"""Dynamic Tanh: an elementwise replacement for a normalization, without statistics."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from keras_norm.tensors import Tensor, cast, tanh, upcast
 
 @keras.saving.register_keras_serializable("keras_norm")
 class DynamicTanh(Normalization):
-    r"""Squashes the input by a tanh of trained slope, in place of Layer Normalization in a transformer.
+    r"""Applies a tanh with a trained slope. It replaces Layer Normalization in transformers.
 
     For inputs of shape `(N, ..., C)`
 
         y_i = gamma_c tanh(alpha x_i) + beta_c
 
-    with gamma and beta of shape `(C,)` and a single number alpha. There are no statistics: no position depends on
-    another. The same in training and inference; a mask is passed on and changes nothing.
+    with gamma and beta of shape `(C,)` and a scalar alpha. There are no statistics, so each position is independent of
+    all others. Training and inference are the same. The layer passes a mask on, but does not use it.
 
     Args:
         axis: the channel axis.
-        alpha_initializer: 0.5, or what Keras takes for an initializer.
+        alpha_initializer: a number or a Keras initializer; 0.5 by default.
         center, scale, ...: see `Normalization`; there is no epsilon.
 
     Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.

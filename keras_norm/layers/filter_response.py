@@ -20,17 +20,17 @@ class FilterResponseNormalization(Normalization):
         S_i = {k : k_N = i_N, k_C = i_C}
         y_i = gamma_c x_i / sqrt(mean(S_i^2) + epsilon) + beta_c
 
-    with gamma and beta of shape `(C,)`. The mean is not subtracted: outputs may lie far from zero, which is why the
-    paper puts a `ThresholdedLinearUnit` behind it in place of a ReLU. The same in training and inference.
+    with gamma and beta of shape `(C,)`. The mean is not subtracted, so outputs may be far from zero. The paper uses a
+    `ThresholdedLinearUnit` after this layer instead of a ReLU for this reason. Training and inference are the same.
 
-    With `learned_epsilon` the number under the root is `epsilon + |epsilon_c|`, with a trained weight `epsilon_c` of
-    shape `(C,)` that starts at 1e-4. The paper uses it where sets are small: on a single position the output is
-    otherwise little more than the sign of the input.
+    With `learned_epsilon`, epsilon becomes `epsilon + |epsilon_c|`, where `epsilon_c` is a trained weight of shape
+    `(C,)` that starts at 1e-4. The paper uses it for small sets: for a set of one position the output would otherwise
+    be close to the sign of the input.
 
     Args:
         axis: the channel axis.
-        epsilon: added to the mean square; positive.
-        learned_epsilon: whether to add a trained number per channel too.
+        epsilon: a positive number, added to the mean square.
+        learned_epsilon: whether to add a trained epsilon per channel.
         center, scale, ...: see `Normalization`.
 
     Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.

@@ -1,4 +1,4 @@
-"""A batch normalization whose statistics no training changes."""
+"""Frozen Batch Normalization: a batch normalization that always uses its moving statistics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,24 +12,24 @@ from keras_norm.tensors import Tensor
 
 @keras.saving.register_keras_serializable("keras_norm")
 class FrozenBatchNormalization(keras.layers.Wrapper):
-    r"""Runs a batch normalization in inference mode, always.
+    r"""Always runs a batch normalization in inference mode.
 
     For inputs of shape `(N, ..., C)` and the moving statistics of the layer inside
 
         y_i = gamma_c (x_i - moving_mean_c) / sqrt(moving_variance_c + epsilon) + beta_c
 
-    whatever `training` says. With `affine`, gamma and beta are fixed too, and setting `trainable` on this layer or on
-    a model around it changes neither. `layer.layer` is the batch normalization as it was, to put back.
+    also with `training=True`. With `affine`, gamma and beta are constant, too, even if `trainable` is set on this layer
+    or on a model that contains it. `layer.layer` is the original batch normalization.
 
     Args:
         layer: a batch normalization of `keras.layers` or of this package.
-        affine: whether gamma and beta (and the gate rho) are fixed too.
-        **kwargs: those of every Keras layer; by default the name and dtype policy of `layer`.
+        affine: whether gamma and beta (and the gate rho) are constant.
+        **kwargs: as in every Keras layer. The default name and dtype policy are those of `layer`.
 
     Input shape: that of `layer`. Output shape: the same.
 
     Raises:
-        TypeError: if `layer` is no batch normalization.
+        TypeError: if `layer` is not a batch normalization.
 
     Example:
         >>> layer = FrozenBatchNormalization(keras.layers.BatchNormalization())
@@ -38,8 +38,8 @@ class FrozenBatchNormalization(keras.layers.Wrapper):
         >>> len(layer.trainable_weights), len(layer.weights)
         (0, 4)
 
-    Reference: He et al., Deep Residual Learning, CVPR 2016, https://arxiv.org/abs/1512.03385, appendix A: batch
-        normalization fixed in fine-tuning, an affine map of the statistics found on the training set.
+    Reference: He et al., Deep Residual Learning, CVPR 2016, https://arxiv.org/abs/1512.03385, appendix A: in
+        fine-tuning, batch normalization is an affine map with statistics computed on the training set.
     """
 
     def __init__(self, layer: keras.layers.Layer, affine: bool = True, **kwargs: Any) -> None:
@@ -48,20 +48,20 @@ class FrozenBatchNormalization(keras.layers.Wrapper):
                 f"FrozenBatchNormalization: layer must be a batch normalization. "
                 f"Received: layer={layer!r} ({type(layer).__name__})."
             )
-        # Inputs reach the layer inside as they are: it casts them itself.
+        # No autocasting, because the wrapped layer casts its inputs.
         super().__init__(layer, autocast=False, **{"name": layer.name, "dtype": layer.dtype_policy, **kwargs})
         self.supports_masking = True
         self.affine = arguments.boolean("FrozenBatchNormalization", "affine", affine)
 
     @property
     def axis(self) -> int:
-        """The channel axis of the layer inside."""
+        """The channel axis of the wrapped layer."""
         axis: int = self.layer.axis
         return axis
 
     @property
     def trainable(self) -> bool:
-        """As the user set it; with `affine` it reaches no variable."""
+        """The value that was set. With `affine` it does not affect the variables."""
         return self._trainable
 
     @trainable.setter
@@ -83,7 +83,7 @@ class FrozenBatchNormalization(keras.layers.Wrapper):
     def rematerialized_call(
         self, layer_call: Callable[..., Tensor], *args: Any, **kwargs: Any
     ) -> Callable[..., Tensor]:
-        return layer_call  # an affine map keeps nothing but x
+        return layer_call  # an affine map stores only x
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return self.layer.compute_output_shape(input_shape)

@@ -1,4 +1,4 @@
-"""Ghost Batch Normalization: the set of a position is its channel in a run of neighbouring samples."""
+"""Ghost Batch Normalization: a set is one channel of a run of neighbouring samples."""
 
 from typing import Any
 
@@ -21,15 +21,15 @@ class GhostBatchNormalization(BaseBatchNormalization):
         S_i = {k : floor(k_N / g) = floor(i_N / g), k_C = i_C}
         y_i = gamma_c (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta_c
 
-    with the variance divided by `|S_i|`. A large batch is thus treated as several small ones, whose noise regularizes.
-    If g does not divide N, the last run is smaller. The moving statistics follow the mean over all runs of their means
-    and variances. In inference, and when `trainable` is False, they stand in for mean and variance, and a mask changes
-    nothing. The weights are those of `BatchNormalization`, which this layer is for g >= N.
+    with the variance divided by `|S_i|`. A large batch is treated as several small ones, whose noise regularizes. If g
+    does not divide N, the last run is smaller. The moving statistics follow the averages of mean and variance over all
+    runs. In inference, and when `trainable` is False, they replace mean and variance, and a mask has no effect. The
+    weights are those of `BatchNormalization`. For g >= N both layers are the same.
 
-    Under several replicas each one has its own runs, and the moving statistics follow the mean over the runs of all.
+    With several replicas, each replica splits its own batch into runs. The moving statistics average over all runs.
 
     Args:
-        ghost_size: number of samples in a run.
+        ghost_size: the number of samples per run.
         axis: the channel axis, which must not be 0.
         momentum, moving_mean_initializer, moving_variance_initializer: see `BaseBatchNormalization`.
         epsilon, center, scale, ...: see `Normalization`.
@@ -47,7 +47,7 @@ class GhostBatchNormalization(BaseBatchNormalization):
     """
 
     _sets_itself = frozenset({"synchronized"})
-    _affine_axes = ChannelLayer._affine_axes  # samples are told apart, so axis 0 holds no channels
+    _affine_axes = ChannelLayer._affine_axes  # sets separate samples, so axis 0 cannot be the channel axis
 
     def __init__(self, ghost_size: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, synchronized=False, **kwargs)
@@ -65,11 +65,11 @@ class GhostBatchNormalization(BaseBatchNormalization):
         elif isinstance(samples, int) and whole == 0:
             sizes.pop(0)
         parts = [self._in_runs(x[part], None if mask is None else mask[part], size) for part, size in sizes]
-        self._update_moving_statistics(_together([batch for _, batch in parts]), self._sets(x))
+        self._update_moving_statistics(_concatenate([batch for _, batch in parts]), self._sets(x))
         return ops.concatenate([y for y, _ in parts]) if len(parts) > 1 else parts[0][0]
 
     def _in_runs(self, x: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, Moments]:
-        """The formula on runs of `size` samples, or on a single run (-1): instance normalization of runs."""
+        """Applies instance normalization to runs of `size` samples, or to one run of all samples (-1)."""
         shape = ops.shape(x)
         shape_of_runs = (-1 if size > 0 else 1, size, *shape[1:])
         runs, mask = (None if t is None else ops.reshape(t, shape_of_runs) for t in (x, mask))
@@ -84,8 +84,8 @@ class GhostBatchNormalization(BaseBatchNormalization):
         return {**super().get_config(), "ghost_size": self.ghost_size}
 
 
-def _together(parts: list[Moments]) -> Moments:
-    """The moments of all runs, a row each."""
+def _concatenate(parts: list[Moments]) -> Moments:
+    """The moments of all runs, one row per run."""
     if len(parts) == 1:
         return parts[0]
     rows = [[moment * ops.ones_like(part.mean) for moment in part] for part in parts]

@@ -1,4 +1,4 @@
-"""Group Normalization: the set of a position is its group of channels in its own sample."""
+"""Group Normalization: a set is one group of channels of one sample."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ class GroupNormalization(Normalization):
         S_i = {k : k_N = i_N, floor(k_C G / C) = floor(i_C G / C)}
         y_i = gamma_c (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta_c
 
-    with the variance divided by `|S_i|` and gamma, beta of shape `(C,)`. A group is a run of neighbouring channels.
-    The same in training and inference. `groups=1` is `LayerNormalization(axis=None)` and `groups=-1` is
+    with the variance divided by `|S_i|` and gamma, beta of shape `(C,)`. A group consists of neighbouring channels.
+    Training and inference are the same. `groups=1` is `LayerNormalization(axis=None)`, and `groups=-1` is
     `InstanceNormalization`.
 
     Args:
-        groups: number of groups; must divide C. -1 stands for C, one group a channel.
+        groups: the number of groups, which must divide C. -1 means C, one group per channel.
         axis, epsilon, center, scale, ...: see `Normalization`.
 
     Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.

@@ -1,4 +1,4 @@
-"""Instance Normalization: the set of a position is its channel in its own sample."""
+"""Instance Normalization: a set is one channel of one sample."""
 
 import keras
 
@@ -16,7 +16,7 @@ class InstanceNormalization(Normalization):
         S_i = {k : k_N = i_N, k_C = i_C}
         y_i = gamma_c (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta_c
 
-    with the variance divided by `|S_i|` and gamma, beta of shape `(C,)`. The same in training and inference. On
+    with the variance divided by `|S_i|` and gamma, beta of shape `(C,)`. Training and inference are the same. For
     inputs of rank 2 a set is a single position, and the output is beta.
 
     Args:

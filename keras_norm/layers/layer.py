@@ -1,4 +1,4 @@
-"""Layer Normalization: the set of a position runs along the given axes, or through its whole sample."""
+"""Layer Normalization: a set extends along the given axes, or over a whole sample."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,9 +20,10 @@ class LayerNormalization(Normalization):
         S_i = {k : k_a = i_a on every axis a that is not in `axis`}
         y_i = gamma (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta
 
-    with the variance divided by `|S_i|` and gamma, beta of the sizes of `axis`, as in `keras.layers`. With
-    `axis=None` it is the layer normalization of the Group Normalization paper for inputs `(N, ..., C)`: the whole
-    sample, `S_i = {k : k_N = i_N}`, with gamma and beta of shape `(C,)`. The same in training and inference.
+    with the variance divided by `|S_i|`. The shape of gamma and beta is that of the axes in `axis`, as in
+    `keras.layers`. With `axis=None` and inputs of shape `(N, ..., C)`, this is the layer normalization of the Group
+    Normalization paper: a set is a whole sample, `S_i = {k : k_N = i_N}`, and gamma and beta have the shape `(C,)`.
+    Training and inference are the same.
 
     Args:
         axis: the axis or axes to average over, or None for the whole sample.

@@ -1,4 +1,4 @@
-"""Mean-only Batch Normalization: the companion of Weight Normalization, which leaves the variance as it is."""
+"""Mean-only Batch Normalization: subtracts the mean and keeps the variance, for use with Weight Normalization."""
 
 from typing import Any
 
@@ -19,13 +19,12 @@ class MeanOnlyBatchNormalization(BaseBatchNormalization):
         S_i = {k : k_C = i_C}
         y_i = x_i - mean(S_i) + beta_c
 
-    It is made to follow a layer in `WeightNormalization`, whose g sets the scale, and which then needs no bias. In
-    inference, and when `trainable` is False, the moving mean stands in for the mean, and a mask changes nothing.
-    Its weights are those of `BatchNormalization(scale=False)`, the moving variance too, so that one may take the
-    other's place.
+    Use it after a layer wrapped in `WeightNormalization`, whose g sets the scale. That layer needs no bias. In
+    inference, and when `trainable` is False, the moving mean replaces the mean, and a mask has no effect. The weights
+    are those of `BatchNormalization(scale=False)`, including the moving variance, so weights can be copied both ways.
 
     Args:
-        axis, momentum, synchronized, ...: see `BaseBatchNormalization`; there is no epsilon and no gamma.
+        axis, momentum, synchronized, ...: see `BaseBatchNormalization`; there are no epsilon and no gamma.
         center, beta_initializer, beta_regularizer, beta_constraint: see `Normalization`.
 
     Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.

@@ -1,4 +1,4 @@
-"""RMS Normalization: the sets of Layer Normalization, with moments about zero."""
+"""RMS Normalization: Layer Normalization without subtracting the mean."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,13 +18,13 @@ class RMSNormalization(Normalization):
         S_i = {k : k_a = i_a on every axis a that is not in `axis`}
         y_i = gamma x_i / sqrt(mean(S_i^2) + epsilon)
 
-    with gamma of the sizes of `axis`. The mean is not subtracted, and there is no beta. The same in training and
-    inference. Its weight is that of `keras.layers.RMSNormalization`, which `set_weights` takes. A masked position's
-    output is 0.
+    The shape of gamma is that of the axes in `axis`. The mean is not subtracted, and there is no beta. Training and
+    inference are the same. `set_weights` accepts the weights of `keras.layers.RMSNormalization`. The output at a masked
+    position is 0.
 
     Args:
         axis: the axis or axes to average over.
-        epsilon: added to the mean square; positive.
+        epsilon: a positive number, added to the mean square.
         scale, gamma_initializer, ...: see `Normalization`.
 
     Input shape: any of rank >= 2; the sizes along `axis` must be known. Output shape: the same.

@@ -1,4 +1,4 @@
-"""Full signatures and argument lists of layers that pass the arguments of their base classes on."""
+"""Full signatures and argument lists for layers that pass arguments on to their base classes."""
 
 import inspect
 import re
@@ -12,8 +12,8 @@ _ENTRY = re.compile(r"^    (?=\S)", re.MULTILINE)
 def describe(cls: type, root: type, without: frozenset[str] = frozenset()) -> None:
     """Lists the arguments of `cls` and of its bases up to `root` in its signature and under `Args:`.
 
-    `help(cls)`, Shift-Tab in a notebook and the API page then list every argument, with its default and a line on it.
-    `without` names the arguments of a base that `cls` sets itself.
+    `help(cls)`, Shift-Tab in a notebook and the API page then list every argument with its default and description.
+    `without` names the arguments of base classes that `cls` does not accept.
     """
     bases = [base for base in cls.__mro__ if issubclass(base, root)]
     found: dict[str, Parameter] = {}
@@ -38,7 +38,7 @@ def describe(cls: type, root: type, without: frozenset[str] = frozenset()) -> No
 
 
 class _OfTheClass:
-    """An attribute of a class that its instances do not have: a layer is called with other arguments than its class."""
+    """An attribute of the class only. Calling a layer takes other arguments than calling its class."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -50,7 +50,7 @@ class _OfTheClass:
 
 
 def _entries(doc: str) -> list[tuple[list[str], str]]:
-    """The names and the text of each entry under `Args:`."""
+    """The names and the description of each entry under `Args:`."""
     block = _ARGS.search(inspect.cleandoc(doc) + "\n")
     entries = _ENTRY.split(block.group(1))[1:] if block else []
     split = (entry.partition(":")[::2] for entry in entries)
@@ -58,7 +58,7 @@ def _entries(doc: str) -> list[tuple[list[str], str]]:
 
 
 def _entries_for(entries: list[tuple[list[str], str]], names: list[str]) -> list[str]:
-    """The first entry about each name, in the order of the names."""
+    """The first entry for each name, in the order of `names`."""
     lines, left = [], set(names)
     for name in names:
         for about, text in entries:

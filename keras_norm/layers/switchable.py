@@ -1,4 +1,4 @@
-"""Switchable Normalization: a trained mixture of the statistics of instance, layer and batch."""
+"""Switchable Normalization: a trained mixture of instance, layer and batch statistics."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from keras_norm.tensors import Tensor, at_least_float32, cast, select, upcast
 
 @keras.saving.register_keras_serializable("keras_norm")
 class SwitchableNormalization(BaseBatchNormalization):
-    r"""Standardizes with a mixture of the statistics of three sets, whose shares are trained.
+    r"""Standardizes by a trained mixture of instance, layer and batch statistics.
 
     For inputs of shape `(N, ..., C)`, position i has the sets of instance, layer and batch normalization,
 
@@ -22,15 +22,15 @@ class SwitchableNormalization(BaseBatchNormalization):
         mean_i = sum_k w_k mean(S_i^k)            variance_i = sum_k v_k var(S_i^k)
         y_i = gamma_c (x_i - mean_i) / sqrt(variance_i + epsilon) + beta_c
 
-    where w is the softmax of the three numbers `mean_logits`, and v that of `variance_logits`. gamma, beta, moving mean
-    and moving variance have shape `(C,)`. In inference, and when `trainable` is False, the moving statistics stand in
-    for mean and variance of the batch; those of instance and layer are still taken of the input.
+    where w is the softmax of the three `mean_logits` and v is the softmax of the three `variance_logits`. gamma, beta,
+    moving mean and moving variance have the shape `(C,)`. In inference, and when `trainable` is False, the moving
+    statistics replace the batch statistics; instance and layer statistics are still computed from the input.
 
     Args:
         axis: the channel axis, which must not be 0.
         momentum, synchronized, ...: see `BaseBatchNormalization`.
         epsilon, center, scale, ...: see `Normalization`.
-        logits_initializer: ones, or what Keras takes for an initializer, for both triples of logits.
+        logits_initializer: a Keras initializer for both triples of logits; ones by default.
 
     Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.
 
@@ -44,7 +44,7 @@ class SwitchableNormalization(BaseBatchNormalization):
         https://arxiv.org/abs/1806.10779, eq. 3 to 5.
     """
 
-    _affine_axes = ChannelLayer._affine_axes  # samples are told apart, so axis 0 holds no channels
+    _affine_axes = ChannelLayer._affine_axes  # sets separate samples, so axis 0 cannot be the channel axis
 
     def __init__(self, *args: Any, logits_initializer: Any = "ones", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,7 +65,7 @@ class SwitchableNormalization(BaseBatchNormalization):
         else:
             of, batch = sets.batch(x, axis), self._moving_moments(x)
         within = (sets.instance(x, axis), sets.along(axes_except(x, 0)))
-        # Of a run of samples, which on JAX is the batch of neighbouring replicas, x and its moments are split.
+        # On JAX, groups of replicas are runs of samples, so x and its moments are split along the batch.
         instance, layer = (
             [split(moment, of.groups) for moment in kernels.moments(x, each, mask)[:2]] for each in within
         )
@@ -73,7 +73,7 @@ class SwitchableNormalization(BaseBatchNormalization):
             cast(ops.softmax(ops.convert_to_tensor(logits)), at_least_float32(x.dtype))
             for logits in (self.mean_logits, self.variance_logits)
         )
-        # The shares add up to 1 only to rounding: the differences leave a constant input its mean.
+        # The weights w sum to 1 only up to rounding. With differences, the mean of a constant input is exact.
         mean = batch.mean + w[0] * (instance[0] - batch.mean) + w[1] * (layer[0] - batch.mean)
         variance = v[0] * instance[1] + v[1] * layer[1] + v[2] * batch.variance
         h = (split(select(upcast(x), mask), of.groups) - mean) * ops.rsqrt(variance + self.epsilon)

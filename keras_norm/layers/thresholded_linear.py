@@ -1,4 +1,4 @@
-"""Thresholded Linear Unit: the activation that belongs to Filter Response Normalization."""
+"""Thresholded Linear Unit: the activation for Filter Response Normalization."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from keras_norm.tensors import Tensor, cast
 
 @keras.saving.register_keras_serializable("keras_norm")
 class ThresholdedLinearUnit(ChannelLayer):
-    r"""Replaces what lies below a trained threshold of each channel by the threshold.
+    r"""Replaces values below a trained threshold per channel by the threshold.
 
     For inputs of shape `(N, ..., C)`
 
         y_i = max(x_i, tau_c)
 
-    with tau of shape `(C,)`. With tau = 0 it is a ReLU. The same in training and inference; a mask is passed on and
-    changes nothing.
+    with tau of shape `(C,)`. With tau = 0 it is a ReLU. Training and inference are the same. The layer passes a mask
+    on, but does not use it.
 
     Args:
         axis: the channel axis.
-        tau_initializer: zeros, or what Keras takes for an initializer.
-        tau_regularizer: none, or what Keras takes for a regularizer.
-        tau_constraint: none, or what Keras takes for a constraint.
+        tau_initializer: a Keras initializer; zeros by default.
+        tau_regularizer: a Keras regularizer; none by default.
+        tau_constraint: a Keras constraint; none by default.
 
     Input shape: `(N, ..., C)` of any rank >= 2; only C must be known. Output shape: the same.
 

@@ -1,4 +1,4 @@
-"""Finds what is wrong with the normalizations of a model."""
+"""Finds problems with the normalizations of a model."""
 
 from typing import Any
 
@@ -21,31 +21,31 @@ def examine(
     batch_size: int = 32,
     verbose: Any = "auto",
 ) -> Report:
-    """Examines the normalizations of a model: their sets, their statistics, and what is wrong with them.
+    """Examines the normalizations of a model: their sets, their statistics and their problems.
 
-    Without data it reads the model. With data it also calls the model on a few batches, twice each: in inference mode,
-    and with every batch normalization in training mode. Where the outputs differ by more than their standard deviation,
-    it calls the model on the first batch once more for each batch normalization, with that one in training mode: to see
-    which of them makes the difference. Dropout and all other layers run in inference mode throughout.
+    Without data, it inspects the model only. With data, it also calls the model twice on a few batches: in inference
+    mode, and with every batch normalization in training mode. If the outputs differ by more than their standard
+    deviation, it calls the model on the first batch once more per batch normalization, with only that one in training
+    mode, to find which of them causes the difference. Dropout and all other layers always run in inference mode.
 
     The model does not change, bit for bit: weights, moving statistics, seeds and compiled functions stay as they are.
 
-    Give the batches that training uses, since their size is part of what is examined: under a `tf.distribute` strategy
-    the global batch, of which each replica takes its share. The ranks of `torch.distributed` must all call this
-    function, each with its own data and as many batches. Layers inside an RNN or a `TimeDistributed` are called in a
-    loop; they are listed, and not measured.
+    Pass batches of the size that training uses, because the size matters. Under a `tf.distribute` strategy, pass the
+    global batch, which is split over the replicas. All ranks of `torch.distributed` must call this function, each with
+    its own data and the same number of batches. Layers inside an RNN or a `TimeDistributed` run in a loop; they are
+    listed, but not measured.
 
     Args:
         model: a built model: Sequential, Functional or subclassed.
-        data: inputs as for `model.fit`: arrays, a `tf.data.Dataset`, a `PyDataset`, a `DataLoader` of torch; None to
-            read the model alone. A data set may have labels, which then give the loss, if the model is compiled.
-        labels: for arrays, the labels.
+        data: inputs as for `model.fit`: arrays, a `tf.data.Dataset`, a `PyDataset` or a torch `DataLoader`; None to
+            inspect the model only. If the data set has labels and the model is compiled, the loss is reported.
+        labels: the labels, if `data` are arrays.
         steps: the number of batches to measure.
-        batch_size: of arrays.
+        batch_size: the batch size, if `data` are arrays.
         verbose: 0 hides the progress bar.
 
     Returns:
-        A report: print it, read `report.findings`, `report.lines` and `report.to_dict()`, or draw it by
+        A report to print, to read by `report.findings`, `report.lines` and `report.to_dict()`, or to draw by
         `report.plot("report.png")`.
 
     Raises:

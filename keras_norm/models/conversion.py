@@ -104,9 +104,9 @@ def _copy(owner: str, model: keras.Model) -> tuple[keras.Model, Copies]:
 
 
 def _copy_matching_weights(old: Layer, new: Layer) -> list[str]:
-    """Copies the weights of equal name and shape. What `keras.layers.RMSNormalization` calls scale is gamma.
+    """Copies the weights of equal name and shape. The scale of `keras.layers.RMSNormalization` counts as gamma.
 
-    Returns what is to be said of those of equal name and another shape.
+    Returns a description of each weight with equal name and different shape.
     """
     lost = []
     values = {_name(old, weight): weight for weight in old.weights}
@@ -123,7 +123,7 @@ def _copy_matching_weights(old: Layer, new: Layer) -> list[str]:
 
 def _name(layer: Layer, weight: keras.Variable) -> str:
     if isinstance(layer, GlobalResponseNormalization):
-        return f"residual {weight.name}"  # its gamma is 0 where the layer does nothing, and that of others 1
+        return f"residual {weight.name}"  # its gamma is 0 for the identity, and 1 in other layers
     return "gamma" if isinstance(layer, keras.layers.RMSNormalization) else weight.name
 
 

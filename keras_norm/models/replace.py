@@ -28,8 +28,8 @@ def replace_normalization(
 ) -> keras.Model:
     """Returns a copy of a model in which every normalization is replaced by another one.
 
-    New normalizations get the weights of equal name and shape: gamma and beta, moving statistics. A warning names those
-    whose shape is another one. All other weights are copied. The result has the class of the model with its methods,
+    New normalizations get the weights of equal name and shape: gamma, beta and moving statistics. A warning lists
+    weights whose shape differs. All other weights are copied. The result has the class of the model with its methods,
     `train_step` and `compile`. It is not compiled, and `model` does not change.
 
     Args:
@@ -43,8 +43,8 @@ def replace_normalization(
             Groups that do not divide the channels are reduced to the largest divisor, with a warning;
             a function of the old layer that returns the new one, or the old one to keep it.
         where: a function of a normalization that returns whether to replace it. By default all normalizations of Keras
-            and of this package are replaced, and `DynamicTanh`, which stands in the place of one. Not so
-            `GlobalResponseNormalization`, which stands beside one.
+            and of this package are replaced, including `DynamicTanh`. `GlobalResponseNormalization` is kept, because it
+            is used in addition to a normalization.
         in_place: whether to convert the model itself, to save memory or because its class cannot be copied. Compile the
             model again, and other models that share its layers.
 
@@ -115,7 +115,7 @@ def _from_template(template: Layer, old: Layer, reduced_groups: dict[str, tuple[
 
 
 def _check_template(to: Layer) -> None:
-    """Refuses templates that do not have the arguments of a normalization."""
+    """Raises an error for templates without the arguments of a normalization."""
     _check_new(to)
     if not is_normalization(to) or is_frozen(to):
         raise TypeError(
@@ -125,7 +125,7 @@ def _check_template(to: Layer) -> None:
 
 
 def _check_new(new: Any) -> None:
-    """Refuses the layers of this package that are no normalizations of one input."""
+    """Raises an error for layers of this package that are not normalizations of one input."""
     if isinstance(new, ChannelLayer) and not isinstance(new, Normalization):
         raise TypeError(
             f"{OWNER}: to must be or return a layer that normalizes its only input. Received: {new!r} "
@@ -135,7 +135,7 @@ def _check_new(new: Any) -> None:
 
 
 def _check_axes(template: Layer, axis: Any, old: Layer, channel_axis: int) -> None:
-    """Refuses axes without the one that gamma and beta of the old layer run along."""
+    """Raises an error if the axes do not include the channel axis of the old layer."""
     rank = len(old.get_build_config()["input_shape"])
     axes = arguments.resolve_axes(OWNER, -1 if axis is None else axis, rank)
     if arguments.resolve_axis(OWNER, channel_axis, rank) not in axes:

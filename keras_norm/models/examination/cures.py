@@ -1,4 +1,4 @@
-"""The cures: lines of Python for the names `keras`, `keras_norm` and `model`, which run as they stand."""
+"""The cures: lines of Python that run with the names `keras`, `keras_norm` and `model`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from keras_norm.walk import all_layers
 
 
 def larger_sets(model: keras.Model, *places: Place) -> str:
-    """A line that replaces some normalizations by sets within a sample, of 8 channels where there are as many."""
+    """A line that replaces normalizations by Group Normalization, with 8 channels per group if possible."""
     shapes = [place.calls[0].shape if place.calls else (None, None) for place in places]
     if all(size == 1 for shape in shapes for size in shape[1:]):
         return replaced(model, "lambda layer: keras.layers.Identity(name=layer.name)", *places)
@@ -25,7 +25,7 @@ def _groups(place: Place, shape: tuple[int | None, ...]) -> int:
 
 
 def replaced(model: keras.Model, to: str, *places: Place) -> str:
-    """A line that replaces some normalizations, by their names if no other layer is called so."""
+    """A line that replaces normalizations, selected by name if the names are unique, else by path."""
     names = [layer.name for layer in all_layers(model)]
     attribute = "name" if all(names.count(place.layer.name) == 1 for place in places) else "path"
     which = [getattr(place.layer, attribute) for place in places]
@@ -34,13 +34,13 @@ def replaced(model: keras.Model, to: str, *places: Place) -> str:
 
 
 def ours(norm: Layer) -> str:
-    """The constructor of our layer of the same name, for one of Keras."""
+    """The constructor call of this package's layer with the name of a Keras layer."""
     options = {name: getattr(norm, name) for name in ("groups", "axis") if hasattr(norm, name)}
     return f"keras_norm.{type(norm).__name__}({', '.join(f'{name}={value}' for name, value in options.items())})"
 
 
 def cloned(changes: str) -> str:
-    """A line that builds the model anew with other arguments of its layers."""
+    """A line that rebuilds the model with changed layer arguments."""
     return (
         "model = keras.models.clone_model(model, clone_function=lambda layer: "
         f"type(layer).from_config(layer.get_config() | {changes}))"

@@ -1,4 +1,4 @@
-"""The rules of the check-up. Each one is a function of what was read and measured, and yields findings."""
+"""The rules of the check-up. Each rule is a function that yields findings from the model and the measurements."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,28 +22,28 @@ from keras_norm.tensors import dtype_name
 from keras_norm.walk import all_layers
 
 FEW_SAMPLES = 4
-"""A batch of up to this many samples is small: from there on the paper's figure 1 shows the error grow."""
+"""A batch of up to this many samples is small. In figure 1 of the paper, the error grows from this size on."""
 FEW_POSITIONS = 16
-"""A batch with fewer positions per channel is small: the standard deviation of 16 normal numbers is off by 18 %."""
+"""A batch with fewer positions per channel is small. The standard deviation of 16 normal numbers is off by 18 %."""
 FEW_IN_A_SAMPLE = 4
-"""A set within a sample with fewer positions is small: two numbers are always standardized to -1 and 1."""
+"""A set within a sample with fewer positions is small. Two numbers, for example, always become -1 and 1."""
 STALE_DISTANCE, STALE_FACTOR = 0.5, 2.0
 """Moving statistics are stale if, in the median channel, the means are more than 0.5 + 2 / sqrt(n) standard deviations
 apart, or the variances by a factor of more than 2 + 4 / sqrt(n). A small number n of samples makes both uncertain."""
 DOMINATED = 0.25
-"""With a variance below this part of epsilon the outputs have a standard deviation of less than 0.45 in place of 1."""
+"""With a variance below this fraction of epsilon, outputs have a standard deviation below 0.45 instead of 1."""
 GAP = 1.0
-"""A gap between training and inference above this is a finding, in standard deviations of the model's output."""
+"""A larger gap between training and inference is a finding, in standard deviations of the model's output."""
 FLOAT16_LIMIT = 65504.0
 WITHOUT_MASK = (kl.GroupNormalization, kl.LayerNormalization, kl.RMSNormalization)
 SEQUENCE_LAYERS = (kl.RNN, kl.Embedding, kl.MultiHeadAttention, kl.Attention, kl.AdditiveAttention)
 
 
 class Finding(NamedTuple):
-    """Something that is wrong with a normalization, or that costs something."""
+    """A problem of a normalization, or an unnecessary cost."""
 
     name: str
-    """Which rule found it: a heading of the page "Troubleshooting normalization"."""
+    """The rule that found it, which is a heading of the page "Troubleshooting normalization"."""
     layer: str
     """The path of the layer in the model."""
     severity: str
@@ -51,12 +51,12 @@ class Finding(NamedTuple):
     message: str
     numbers: dict[str, Any]
     cure: str
-    """A line of Python, for the names `keras`, `keras_norm`, `model` and `data`."""
+    """A line of Python that uses the names `keras`, `keras_norm`, `model` and `data`."""
 
 
 @dataclass
 class Examined:
-    """What the rules read."""
+    """The input of the rules: a model and its measurements."""
 
     model: keras.Model
     places: list[Place]
@@ -64,7 +64,7 @@ class Examined:
 
     @property
     def replicas(self) -> int:
-        """How many replicas take a part of each batch of `fit`; one on JAX, where a batch is one array."""
+        """The number of replicas that share each batch of `fit`; 1 on JAX, where a batch is one array."""
         if keras.backend.backend() == "tensorflow":
             return int(self.model.distribute_strategy.num_replicas_in_sync)
         return 1 if keras.backend.backend() == "jax" else kernels.number_of_replicas()
@@ -79,7 +79,7 @@ Rule = Callable[[Examined], Iterator[Finding]]
 
 
 def find(examined: Examined) -> list[Finding]:
-    """The findings of all rules, the worst first, at most one of a rule for each layer."""
+    """The findings of all rules, the most severe first, at most one per rule and layer."""
     found: dict[tuple[str, str], Finding] = {}
     for rule in RULES:
         for finding in rule(examined):
@@ -88,7 +88,7 @@ def find(examined: Examined) -> list[Finding]:
 
 
 def one_position_sets(examined: Examined) -> Iterator[Finding]:
-    """Sets of a single position, which is its own mean."""
+    """Sets of a single position, which equals the mean."""
     for place, positions in _smallest_sets(examined):
         if positions == 1:
             yield Finding(
@@ -142,7 +142,7 @@ def unsynchronized_replicas(examined: Examined) -> Iterator[Finding]:
 
 
 def stale_moving_statistics(examined: Examined) -> Iterator[Finding]:
-    """Moving statistics that are not those of the data."""
+    """Moving statistics that differ from those of the data."""
     stale = [(place, found, _staleness(examined, found)) for place, found in examined.measured()]
     for place, found, far in sorted(stale, key=lambda each: max(each[2] or (0.0,)), reverse=True):
         if far is None:
@@ -177,7 +177,7 @@ def stale_moving_statistics(examined: Examined) -> Iterator[Finding]:
 
 
 def training_inference_gap(examined: Examined) -> Iterator[Finding]:
-    """Outputs in inference that are not those of training."""
+    """Outputs that differ between training and inference."""
     found = examined.measurement
     if found is None or not found.gap > GAP:
         return
@@ -208,7 +208,7 @@ def training_inference_gap(examined: Examined) -> Iterator[Finding]:
 
 
 def statistics_over_time(examined: Examined) -> Iterator[Finding]:
-    """Sets of a sample that run through all steps of a sequence."""
+    """Sets within a sample that extend over all steps of a sequence."""
     is_sequence_model = any(isinstance(layer, SEQUENCE_LAYERS) for layer in all_layers(examined.model))
     for place in examined.places:
         for call in place.calls:
@@ -230,7 +230,7 @@ def statistics_over_time(examined: Examined) -> Iterator[Finding]:
 
 
 def mask_ignored(examined: Examined) -> Iterator[Finding]:
-    """Layers of Keras that take the statistics of padding too."""
+    """Layers of Keras whose statistics include padding."""
     for place in examined.places:
         masked = [call for call in place.calls if call.masked]
         if not masked or not isinstance(place.norm, WITHOUT_MASK):
@@ -248,7 +248,7 @@ def mask_ignored(examined: Examined) -> Iterator[Finding]:
 
 
 def redundant_bias(examined: Examined) -> Iterator[Finding]:
-    """Biases that the normalization behind them subtracts again."""
+    """Biases that the next normalization subtracts."""
     for place in examined.places:
         before, norm = place.before, place.norm
         removes = is_batch_normalization(place.layer) or isinstance(norm, layers.InstanceNormalization)
@@ -267,7 +267,7 @@ def redundant_bias(examined: Examined) -> Iterator[Finding]:
 
 
 def epsilon_dominates(examined: Examined) -> Iterator[Finding]:
-    """Inputs so small that epsilon decides the outputs."""
+    """Inputs so small that epsilon dominates the variance."""
     for place, found in examined.measured():
         if found.below_epsilon > 0.5 and found.variance < DOMINATED * place.norm.epsilon:
             smaller = float(f"{found.variance / 1000:.0e}")
@@ -283,7 +283,7 @@ def epsilon_dominates(examined: Examined) -> Iterator[Finding]:
 
 
 def float16_overflow(examined: Examined) -> Iterator[Finding]:
-    """Activations at the end of float16's range."""
+    """Activations near the limit of float16."""
     for place, found in examined.measured():
         if place.layer.compute_dtype == "float16" and not found.largest < FLOAT16_LIMIT / 2:
             yield Finding(
@@ -299,7 +299,7 @@ def float16_overflow(examined: Examined) -> Iterator[Finding]:
 
 
 def float16_statistics(examined: Examined) -> Iterator[Finding]:
-    """Statistics that are kept or computed in half precision."""
+    """Statistics that are stored or computed in half precision."""
     for place in examined.places:
         narrow = sorted({dtype_name(w.dtype) for w in place.layer.weights} & {"float16", "bfloat16"})
         squares = isinstance(place.norm, kl.RMSNormalization) and place.layer.compute_dtype == "float16"
@@ -318,7 +318,7 @@ def float16_statistics(examined: Examined) -> Iterator[Finding]:
 
 
 def channel_axis(examined: Examined) -> Iterator[Finding]:
-    """Axes that are not those of the channels that arrive."""
+    """Channel axes that differ from those of the previous layer."""
     for place in examined.places:
         for call in place.calls:
             axis = getattr(place.norm, "axis", None)
@@ -337,7 +337,7 @@ def channel_axis(examined: Examined) -> Iterator[Finding]:
 
 
 def frozen_but_updating(examined: Examined) -> Iterator[Finding]:
-    """Moving statistics that change while what feeds them is frozen."""
+    """Moving statistics that training updates although the layers around them are frozen."""
     if not examined.model.trainable_weights:
         return
     weighted = [layer for layer in all_layers(examined.model, is_leaf=is_leaf) if is_leaf(layer) and layer.weights]
@@ -345,7 +345,7 @@ def frozen_but_updating(examined: Examined) -> Iterator[Finding]:
     updating = [place for place in examined.places if place.uses_batch]
     between = [place for place in updating if frozen and frozen[0] < weighted.index(place.layer) < frozen[-1]]
     for place in updating:
-        # Behind the last frozen layer may stand the first normalization of a new head, unless others update too.
+        # A normalization after the last frozen layer may belong to a new head, unless others update, too.
         last = bool(between) and any(place.before is weighted[k] for k in frozen)
         around = place in between or last
         affine = [w for w in (place.norm.gamma, place.norm.beta) if w is not None]
@@ -363,7 +363,7 @@ def frozen_but_updating(examined: Examined) -> Iterator[Finding]:
 
 
 def repeated_normalization(examined: Examined) -> Iterator[Finding]:
-    """A normalization of what has just been normalized."""
+    """A normalization that directly follows another one."""
     for place in examined.places:
         if place.before is not None and is_normalization(place.before) and not _only_rescales(place):
             yield Finding(
@@ -377,7 +377,7 @@ def repeated_normalization(examined: Examined) -> Iterator[Finding]:
 
 
 def decayed_affine(examined: Examined) -> Iterator[Finding]:
-    """gamma and beta that are pulled to 0."""
+    """gamma and beta that weight decay or a regularizer pulls to 0."""
     optimizer: Any = getattr(examined.model, "optimizer", None) if examined.model.compiled else None
     for place in examined.places:
         norm = place.norm
@@ -428,7 +428,7 @@ RULES: list[Rule] = [
 
 
 def _smallest_sets(examined: Examined) -> Iterator[tuple[Place, int]]:
-    """The number of positions of the smallest set of each normalization, as far as it is known."""
+    """The number of positions of the smallest set of each normalization, where known."""
     for place in examined.places:
         for call in place.calls:
             for of in sets_of(place.norm, call):
@@ -441,7 +441,7 @@ def _smallest_sets(examined: Examined) -> Iterator[tuple[Place, int]]:
 
 
 def _small_batches(examined: Examined) -> Iterator[tuple[Place, int, int]]:
-    """Batch normalizations with few samples or positions in training, the smallest sets first, with both numbers."""
+    """Batch normalizations with few samples or positions in training, and both numbers, the smallest sets first."""
     for place, found in sorted(examined.measured(), key=lambda pair: pair[1].global_positions):
         samples, positions = _samples_and_positions(place, found)
         if place.uses_batch and (samples <= FEW_SAMPLES or positions < FEW_POSITIONS):
@@ -449,7 +449,7 @@ def _small_batches(examined: Examined) -> Iterator[tuple[Place, int, int]]:
 
 
 def _samples_and_positions(place: Place, found: Measured) -> tuple[int, int]:
-    """Of a set of a batch normalization in training, over the replicas that share it."""
+    """The size of a set of a batch normalization in training, over the replicas that share it."""
     together = found.global_positions // max(found.positions, 1)
     samples, positions = found.samples * together, found.global_positions
     ghost = getattr(place.norm, "ghost_size", samples)
@@ -463,10 +463,10 @@ def _helped_by_other_replicas(examined: Examined, place: Place) -> bool:
 
 
 def _staleness(examined: Examined, found: Measured) -> tuple[float, float] | None:
-    """The distance and the factor of the median channel, if they are those of stale statistics.
+    """The distance and the factor of the median channel, or None if the statistics are not stale.
 
-    The factor is the ratio of the variances or its inverse, whichever is above 1, so that ratios of 1/4 and 4 do not
-    make up for each other. The table of the report has the median of the ratios themselves.
+    The factor is the ratio of the variances or its inverse, whichever is above 1, so ratios of 1/4 and 4 do not cancel.
+    The table of the report shows the median of the ratios.
     """
     if found.distance is None or found.ratio is None or examined.measurement is None:
         return None
@@ -477,14 +477,14 @@ def _staleness(examined: Examined, found: Measured) -> tuple[float, float] | Non
 
 
 def _stale_limits(examined: Examined) -> tuple[float, float]:
-    """The distance and the factor above which moving statistics are stale, for the number of samples measured."""
+    """The limits of distance and factor for the number of measured samples."""
     samples = examined.measurement.samples if examined.measurement else 0
     uncertain = 1 / np.sqrt(max(samples, 1))
     return STALE_DISTANCE + 2 * uncertain, STALE_FACTOR + 4 * uncertain
 
 
 def _is_axis_of_channels(place: Place, source: Layer, rank: int | None = None) -> bool:
-    """Whether the layer's axis is the one on which `source` has its channels."""
+    """Whether the layer's axis is the channel axis of `source`."""
     rank = rank or (len(place.calls[0].shape) if place.calls else None)
     axes = output_axes(source)
     if rank is None or axes is None or len(axes) != 1:
