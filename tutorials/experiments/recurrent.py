@@ -1,6 +1,6 @@
 """Layer Normalization in a recurrent network: how fast it learns, and at which learning rates.
 
-    python tutorials/experiments/recurrent.py                  # two tasks, in a few minutes on two CPU cores
+    python tutorials/experiments/recurrent.py                  # two tasks, two seeds
     python tutorials/experiments/recurrent.py --seeds 5        # what docs/results.md shows
 
 Trains an LSTM, a layer-normalized LSTM (Ba, Kiros & Hinton, Layer Normalization, 2016,
@@ -12,6 +12,7 @@ the figure.
 """
 
 import argparse
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -105,52 +106,45 @@ def load(name: str, args: argparse.Namespace) -> Sequences:
 
 def experiment(name: str, sequences: Sequences, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Trains every method at every learning rate from every seed; the seed varies last."""
-    for method in args.methods:
-        training = Training(name, sequences, method)
-        for rate in args.learning_rates:
-            for seed in range(args.seeds):
-                points = args.points or TASKS[name].points
-                progress = Progress(f"{name:>6}, {method:>15}, rate {rate:<6}, seed {seed}", points)
-                curve = training.run(rate, seed, points, progress)
-                progress.finish(f"{TASKS[name].measure} {curve[-1]:.2f}")
-                for point, value in enumerate(curve, 1):
-                    run = {"task": name, "method": method, "learning_rate": rate, "seed": seed}
-                    yield run | {"step": point * TASKS[name].every, "value": round(value, 3)}
+    points = args.points or TASKS[name].points
+    for method, rate, seed in itertools.product(args.methods, args.learning_rates, range(args.seeds)):
+        progress = Progress(f"{name:>6}, {method:>15}, rate {rate:<6}, seed {seed}", points)
+        curve = learning_curve(TASKS[name], sequences, method, rate, seed, points, progress)
+        progress.finish(f"{TASKS[name].measure} {curve[-1]:.2f}")
+        run = {"task": name, "method": method, "learning_rate": rate, "seed": seed}
+        for point, value in enumerate(curve, 1):
+            yield run | {"step": point * TASKS[name].every, "value": round(value, 3)}
 
 
-class Training:
-    """A network that is compiled once, for to compile takes longer than to train, and trained anew by each run."""
-
-    def __init__(self, name: str, sequences: Sequences, method: str) -> None:
-        self.task, self.sequences, self.method = TASKS[name], sequences, method
-        self.model = network(sequences, method, self.task.units)
-        self.model.compile(
-            optimizer=keras.optimizers.Adam(),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=True,
-            steps_per_execution=self.task.every,
-        )
-        self.model.optimizer.build(self.model.trainable_variables)
-        self.start = [variable.numpy() for variable in self.model.optimizer.variables]
-
-    def run(self, learning_rate: float, seed: int, points: int, progress: Progress) -> list[float]:
-        """What the task measures at each point of a training with new weights and a new state of the optimizer."""
-        keras.utils.set_random_seed(seed)
-        self.model.set_weights(network(self.sequences, self.method, self.task.units).get_weights())
-        for variable, value in zip(self.model.optimizer.variables, self.start, strict=True):
-            variable.assign(value)
-        self.model.optimizer.learning_rate = learning_rate
-        logs = self.model.fit(
-            self.sequences.train_batches(self.task.batch_size, seed),
-            epochs=points,
-            steps_per_epoch=self.task.every,
-            validation_data=self.sequences.test_batches(),
-            shuffle=False,
-            verbose=0,
-            callbacks=[progress],
-        ).history
-        return [self.task.of_logs({key: values[point] for key, values in logs.items()}) for point in range(points)]
+def learning_curve(
+    task: Task,
+    sequences: Sequences,
+    method: str,
+    learning_rate: float,
+    seed: int,
+    points: int,
+    progress: keras.callbacks.Callback,
+) -> list[float]:
+    """What the task measures at each point of a training."""
+    keras.utils.set_random_seed(seed)
+    model = network(sequences, method, task.units)
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=True,
+        steps_per_execution=task.every,
+    )
+    logs = model.fit(
+        sequences.train_batches(task.batch_size, seed),
+        epochs=points,
+        steps_per_epoch=task.every,
+        validation_data=sequences.test_batches(),
+        shuffle=False,
+        verbose=0,
+        callbacks=[progress],
+    ).history
+    return [task.of_logs({key: values[point] for key, values in logs.items()}) for point in range(points)]
 
 
 def results(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
