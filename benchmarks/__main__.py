@@ -1,23 +1,23 @@
-"""Times the layers against those of Keras and against the backend's own, and writes CSV, Markdown and PNG.
+"""Times the layers against keras.layers and the backend's own layers, and writes CSV, Markdown and PNG.
 
 The parts:
-    layers       each layer alone, forward and forward + backward; with the moving statistics, where there are any.
-                 Peers: keras.layers; FusedBatchNormV3 of TensorFlow; flax.nnx; torch.nn.functional, on the memory
-                 that Keras has (channels last) and on that which torch is made for (axis=1)
-    small_calls  eager calls on a tiny tensor, and train_on_batch of a tiny model: what a call costs by itself
+    layers       each layer alone, forward and forward + backward, including updates of moving statistics.
+                 Peers: keras.layers; FusedBatchNormV3 of TensorFlow; flax.nnx; torch.nn.functional, with channels
+                 last, as in Keras, and with the layout of torch's kernels (axis=1)
+    small_calls  eager calls on a tiny tensor, and train_on_batch of a tiny model: the fixed cost of a call
     steps        training steps of a ResNet-50
     replicas     the same under tf.distribute.MirroredStrategy, with statistics over all replicas (TensorFlow)
 
-The contenders take turns, so that a machine that slows down slows all of them, and a time is the median over the
-turns. A ratio is the time of a peer over ours: above 1, ours is faster. A limit is the time to move what must move
+The contenders take turns, so a slowdown of the machine affects all of them. A time is the median over the turns. A
+ratio is the time of a peer over ours: above 1, ours is faster. A limit is the time for the necessary memory traffic
 (forward: read x, write y; with the backward pass also read x and dy, write dx) at the bandwidth of a copy.
 
     python -m benchmarks                                                  # TensorFlow, graph mode
     python -m benchmarks --parts layers --modes graph eager xla --dtype bfloat16
-    python -m benchmarks --backend jax                                    # beside flax
+    python -m benchmarks --backend jax                                    # against flax
     python -m benchmarks --backend torch --modes eager compile
     python -m benchmarks --parts replicas
-    python -m benchmarks --parts layers --modes xla --shapes 256x56x56x256  # a GPU: less than this and launches count
+    python -m benchmarks --parts layers --modes xla --shapes 256x56x56x256  # a GPU; launches dominate below
 """
 
 import argparse
@@ -32,16 +32,16 @@ SHAPES = ((16, 56, 56, 64), (16, 28, 28, 256), (8, 1024, 768), (2, 16, 28, 28, 6
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """Reads 16x56x56x64."""
+    """Parses a shape such as 16x56x56x64."""
     return tuple(int(size) for size in text.split("x"))
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The flags, with the default run's values."""
+    """The flags and their defaults."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=Help)
     add = parser.add_argument
-    add("--backend", choices=MODES, default=os.environ.get("KERAS_BACKEND", "tensorflow"), help="of Keras")
-    add("--cpu", action="store_true", help="even where there is a GPU")
+    add("--backend", choices=MODES, default=os.environ.get("KERAS_BACKEND", "tensorflow"), help="the backend of Keras")
+    add("--cpu", action="store_true", help="use the CPU, even if there is a GPU")
     add("--parts", nargs="+", choices=PARTS, default=PARTS[:3], help="see above")
     add(
         "--modes", nargs="+", help="of layers and steps: " + "; ".join(f"{b}: {', '.join(m)}" for b, m in MODES.items())
@@ -57,11 +57,11 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the text above as it stands, and the defaults."""
+    """Prints the docstring unchanged, and the defaults."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs what the command line asks for."""
+    """Runs the selected parts."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
     args.modes = args.modes or MODES[args.backend][:1]
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--modes {' '.join(unknown)}: {args.backend} has {', '.join(MODES[args.backend])}")
     if "replicas" in args.parts and args.backend != "tensorflow":
         parser.error("--parts replicas: tf.distribute is TensorFlow's")
-    # These are read when Keras and its backend are first imported.
+    # Keras and its backend read these on import.
     os.environ["KERAS_BACKEND"] = args.backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if args.cpu:
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def runs(args: argparse.Namespace) -> Iterator[tuple[str, Iterable, tuple]]:
-    """The name of the files, the rows, and which fields are panels, groups and heights of the picture."""
+    """For each part: the file name, the rows, and the fields for panels, groups and heights of the picture."""
     from benchmarks import layers, small_calls, steps
 
     if "replicas" in args.parts:

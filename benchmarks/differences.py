@@ -1,4 +1,4 @@
-"""What keras.layers and keras_norm compute where they differ: the first table of the README.
+"""Differences between keras.layers and keras_norm: the first table of the README.
 
     python -m benchmarks.differences
 
@@ -29,7 +29,7 @@ SHAPE = (8, 5, 4)
 
 
 def inputs(mean: float = 2.0) -> np.ndarray:
-    """Standard normal around `mean`, and around `mean + 3` in the second half, which is that of the second replica."""
+    """Normal numbers around `mean`, and around `mean + 3` in the second half, the shard of the second replica."""
     x = np.random.default_rng(0).normal(mean, 1, SHAPE)
     return np.concatenate([x[:4], x[4:] + 3]).astype("float32")
 
@@ -42,7 +42,7 @@ def masked(library: ModuleType) -> str:
 
 
 def trained(layer: Callable[[], keras.layers.Layer], x: np.ndarray, steps: int = 1) -> keras.Model:
-    """A model of masking and `layer`, trained on two replicas, each of which has half of the samples."""
+    """A model of masking and `layer`, trained on two replicas with half of the samples each."""
     with STRATEGY.scope():
         keras.utils.set_random_seed(0)
         model = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.Masking(), layer()])
@@ -52,13 +52,13 @@ def trained(layer: Callable[[], keras.layers.Layer], x: np.ndarray, steps: int =
 
 
 def synchronized(library: ModuleType, x: np.ndarray) -> np.ndarray:
-    """The moving variance after a step on two replicas, with a momentum of 0: that of the step."""
+    """The moving variance after one step on two replicas, with a momentum of 0."""
     model = trained(lambda: library.BatchNormalization(momentum=0.0, synchronized=True), x)
     return keras.ops.convert_to_numpy(model.layers[-1].moving_variance)
 
 
 def synchronized_under_a_mask(library: ModuleType) -> str:
-    """The relative error of the global variance where each sample has another length."""
+    """The relative error of the global variance for samples of unequal length."""
     valid = np.arange(SHAPE[1]) < 1 + np.arange(SHAPE[0])[:, None] % SHAPE[1]
     x = np.where(valid[..., None], inputs(), 0)
     return relative(synchronized(library, x), x[valid].astype("float64").var(0))
@@ -102,7 +102,7 @@ def statistics_dtype(library: ModuleType) -> str:
 
 
 def spectral_gradient(library: ModuleType) -> str:
-    """The relative error of the gradient to the kernel, of a sum of outputs, against finite differences."""
+    """The relative error of a sum of outputs' gradient to the kernel, against finite differences."""
     keras.utils.set_random_seed(0)
     layer = library.SpectralNormalization(keras.layers.Dense(3, use_bias=False))
     x = tf.constant(np.random.default_rng(0).normal(size=(6, 5)), tf.float32)
@@ -123,19 +123,19 @@ def spectral_gradient(library: ModuleType) -> str:
 
 
 def config(library: ModuleType) -> str:
-    """What get_config says of groups=-1 once the layer is built."""
+    """The value of groups=-1 in get_config after build."""
     layer = library.GroupNormalization(-1)
     layer.build(SHAPE)
     return f"groups={layer.get_config()['groups']}"
 
 
 def magnitude(difference: tf.Tensor) -> str:
-    """The largest absolute value, in a digit."""
+    """The largest absolute value, with one digit."""
     return f"{np.abs(np.array(difference)).max():.1g}"
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> str:
-    """The largest relative error, in a digit."""
+    """The largest relative error, with one digit."""
     return magnitude(found / expected - 1)
 
 
@@ -153,7 +153,7 @@ ROWS = [
 
 
 def measured() -> pd.DataFrame:
-    """A row for each difference."""
+    """One row per difference."""
     columns = {f"keras.layers {keras.__version__}": keras.layers, "keras_norm": kn}
     found = {name: [row(library) for row in ROWS] for name, library in columns.items()}
     return pd.DataFrame(found, index=[row.__name__ for row in ROWS])

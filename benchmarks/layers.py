@@ -1,4 +1,4 @@
-"""Each layer alone, forward and forward + backward, against Keras' and the backend's own."""
+"""Each layer alone, forward and forward + backward, against keras.layers and the backend's own layers."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ LAYERS = {
 
 
 def pair(name: str, groups: int = GROUPS, **options: Any) -> dict[str, keras.layers.Layer]:
-    """Our layer and the one of Keras that computes the same."""
+    """Our layer and the equivalent layer of Keras."""
     ours, theirs = ({"epsilon": EPSILON, **options} for _ in range(2))
     if name == "batch":
         ours["momentum"] = theirs["momentum"] = MOMENTUM
@@ -36,16 +36,16 @@ def policy(dtype: str) -> str:
 
 
 def shape_of(x: Any) -> str:
-    """As a word: 16x56x56x64."""
+    """The shape as text, such as 16x56x56x64."""
     return "x".join(map(str, x.shape))
 
 
 def rows(names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: str, mode: str, turns: int) -> Iterator[Row]:
-    """Of all layers and shapes, and on torch with the channels on axis 1 as well, where its kernels are at home."""
+    """The rows of all layers and shapes; on torch also with the channels on axis 1, the layout of its kernels."""
     for shape in shapes:
         for axis in (-1, 1) if keras.backend.backend() == "torch" else (-1,):
             placed = shape if axis == -1 else (shape[0], shape[-1], *shape[1:-1])
-            # Drawn on the device: on the host these cost more than all there is to time.
+            # Drawn on the device. On the host, this would take longer than everything that is timed.
             drawn = (keras.random.normal(placed, 2.0, 3.0, seed=seed) for seed in range(2))
             x, dy = (keras.ops.cast(array, dtype) for array in drawn)
             for name in names:
@@ -54,7 +54,7 @@ def rows(names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: str, mo
 
 
 def _rows(name: str, axis: int, x: Any, dy: Any, dtype: str, mode: str, turns: int) -> Iterator[Row]:
-    keras.utils.clear_session()  # which on torch forgets what was compiled: it recompiles a function 8 times only
+    keras.utils.clear_session()  # on torch, clears compiled functions, because a function is recompiled at most 8 times
     training = {"training": True} if name == "batch" else {}
     contenders = {}
     for contender, layer in pair(name, axis=axis, dtype=policy(dtype)).items():

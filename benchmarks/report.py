@@ -1,4 +1,4 @@
-"""What a run found, as CSV, as a table of ratios in Markdown and as a bar chart."""
+"""Results of a run as CSV, as a table of ratios in Markdown and as a bar chart."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ from benchmarks.backends import backend
 from benchmarks.timing import Row
 
 VERSIONS = {"tensorflow": ["tensorflow"], "jax": ["jax", "flax"], "torch": ["torch"]}
-# The palette of Okabe and Ito, which the colour-blind can tell apart.
+# The colour-blind safe palette of Okabe and Ito.
 COLOURS = {
     "keras_norm": "#0072B2",
     "keras.layers": "#E69F00",
@@ -32,7 +32,7 @@ UNITS = {"ms": "milliseconds", "limits": "time over that of moving the bytes"}
 
 
 def machine() -> str:
-    """Where this runs, on what, with which versions."""
+    """Device and versions of this run."""
     names = [name for name in (*VERSIONS[keras.backend.backend()], "keras", "keras_norm") if find_spec(name)]
     versions = ", ".join(f"{name} {import_module(name).__version__}" for name in names)
     return f"{_processor()}, {os.cpu_count()} cores, {' and '.join(backend.devices()) or 'no GPU'}; {versions}"
@@ -47,7 +47,7 @@ def _processor() -> str:
 
 
 def write(rows: Iterable[Row], path: Path, panel: Sequence[str], group: str, height: str) -> None:
-    """The CSV, and prints and writes the table and the picture."""
+    """Writes the CSV, the table and the picture, and prints the table."""
     rows = list(_written(rows, path.with_suffix(".csv")))
     if not rows:
         print(f"\n{path.name}: all were left out")
@@ -59,7 +59,7 @@ def write(rows: Iterable[Row], path: Path, panel: Sequence[str], group: str, hei
 
 
 def _written(rows: Iterable[Row], path: Path) -> Iterator[Row]:
-    """The rows, each in the file as soon as it is there: a run that is stopped leaves what it has found."""
+    """Writes each row to the file immediately, so an interrupted run keeps its rows."""
     with open(path, "w", newline="", buffering=1) as file:
         csv.writer(file).writerow(Row._fields)
         for row in rows:
@@ -68,7 +68,7 @@ def _written(rows: Iterable[Row], path: Path) -> Iterator[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """Ratios: a line for each layer and shape, a column for each peer and step."""
+    """The ratios, with one line per layer and shape, and one column per peer and step."""
     ours = rows[0].contender
     several = [field for field in ("mode", "step") if len({getattr(row, field) for row in rows}) > 1]
 
@@ -95,7 +95,7 @@ def table(rows: list[Row]) -> str:
 
 
 def draw(rows: list[Row], path: Path, panel: Sequence[str], group: str, height: str) -> None:
-    """A panel for each value of the fields `panel`, in it a group of bars for each of `group`, a bar a contender."""
+    """One panel per value of the fields `panel`, one group of bars per value of `group`, one bar per contender."""
     panels: dict[str, list[Row]] = {}
     for row in rows:
         panels.setdefault(", ".join(getattr(row, field) for field in panel), []).append(row)

@@ -1,4 +1,4 @@
-"""What a call costs where there is nothing to compute: a layer on a tiny tensor, and a step of a tiny model."""
+"""The fixed cost of a call: a layer on a tiny tensor, and a training step of a tiny model."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ GROUPS = 4
 
 
 def rows(turns: int) -> Iterator[Row]:
-    """Of each layer: `layer(x)`, eagerly, and `train_on_batch` of a model around it, compiled as Keras chooses."""
+    """The rows of each layer: `layer(x)` in eager mode, and `train_on_batch` of a model, in Keras' default mode."""
     x = np.random.default_rng(0).normal(2.0, 3.0, SHAPE).astype("float32")
     for name in LAYERS:
         for training in (True, False) if name == "batch" else (None,):
@@ -44,7 +44,7 @@ def _training_steps(layers: dict[str, keras.layers.Layer], x: np.ndarray) -> dic
 
 
 def training_steps(models: dict[str, keras.Model], x: Any, y: Any, loss: str, **options: bool) -> dict[str, Step]:
-    """`train_on_batch` of each model, all from the weights of the first."""
+    """`train_on_batch` of each model, with equal initial weights."""
     start = next(iter(models.values())).get_weights()
     for model in models.values():
         model.set_weights(start)

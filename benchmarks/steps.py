@@ -17,7 +17,7 @@ LOSS = "sparse_categorical_crossentropy"
 
 
 def replacement(layer: type[keras.layers.Layer], **options: Any) -> Any:
-    """A function that gives such a layer in place of one of the network."""
+    """A function from a normalization of the network to its replacement."""
     return lambda old: layer(name=old.name, dtype=old.dtype_policy, **options)
 
 
@@ -38,7 +38,7 @@ ON_REPLICAS = {
 
 
 def network(image_size: int) -> keras.Model:
-    """The network, with the batch normalizations that are replaced."""
+    """The network with its batch normalizations replaced."""
     return keras.applications.ResNet50(weights=None, input_shape=(image_size, image_size, 3), classes=10)
 
 
@@ -59,7 +59,7 @@ def rows(
 def rows_on_replicas(
     names: Sequence[str], batches: Sequence[int], image_size: int, dtype: str, turns: int
 ) -> Iterator[Row]:
-    """Under `MirroredStrategy`, where Keras does not compile; `batches` are those of a replica."""
+    """`train_on_batch` under `MirroredStrategy`, where Keras does not compile. `batches` are per replica."""
     import tensorflow as tf
 
     devices = [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
@@ -77,7 +77,7 @@ def rows_on_replicas(
 
 
 def two_replicas() -> None:
-    """Makes two devices of a CPU, before TensorFlow starts; a machine with GPUs has its replicas there."""
+    """Splits the CPU into two logical devices, before TensorFlow starts. With GPUs, the replicas run there."""
     import tensorflow as tf
 
     if not tf.config.list_physical_devices("GPU"):

@@ -1,4 +1,4 @@
-"""Contenders in turns: the time of each, and a row of the CSV."""
+"""Times contenders in turns, and returns rows of the CSV."""
 
 import contextlib
 import gc
@@ -17,14 +17,13 @@ WARM_UP = 3  # turns, the first of which compiles
 
 
 class Row(NamedTuple):
-    """One line of a CSV: what was timed, and what was found.
+    """One line of a CSV.
 
     `ms` and `spread_ms` are the median and the distance between the quartiles. `ratio` is the time as a multiple of
-    ours: above 1 ours is faster. `limits` is the time as a multiple of what moving the tensors in and out of memory
-    takes, at the bandwidth of a copy. `peak_mib` is the most memory that a step holds beyond its inputs, its outputs
-    included: what the allocator of a GPU counts; on JAX, of compiled steps, what XLA allots; left out elsewhere.
-    `difference` is the largest distance of an output (y and, with the backward pass, the gradients; of a model its
-    loss) from ours, over the largest value of that output.
+    ours: above 1 ours is faster. `limits` is the time as a multiple of that of the necessary memory traffic at the
+    bandwidth of a copy. `peak_mib` is the peak memory of a step without its inputs, with its outputs: measured by the
+    allocator of a GPU, or for compiled steps on JAX by XLA; otherwise None. `difference` is the largest difference of
+    an output (y, the gradients or the loss of a model) from ours, relative to the largest value of that output.
     """
 
     mode: str
@@ -49,18 +48,18 @@ def compare(
     copy: Step | None = None,
     moved: int = 0,
 ) -> Iterator[Row]:
-    """Times the steps, the first of which is ours, and prints and yields a row each.
+    """Times the steps, the first of which is ours, and prints and yields one row per step.
 
-    A step that fails, for want of memory perhaps, is named and left out; without ours there is nothing to compare.
+    A step that fails, for example for lack of memory, is reported and left out. If ours fails, there are no rows.
 
     Args:
-        steps: what to time, by contender.
+        steps: the function to time, by contender.
         *labels: the first fields of the row.
-        turns: timed turns of each step. The contenders take turns, so that a machine that slows down slows all of
-            them, and each turn starts with another one.
-        calls: calls of a step in a turn; the time is that of one.
+        turns: timed turns of each step. The contenders take turns, so a slowdown of the machine affects all of them.
+            Each turn starts with another contender.
+        calls: calls of a step per turn; the time is that of one call.
         copy: a step that reads a tensor and writes it.
-        moved: how many such tensors a step must read or write.
+        moved: the number of such tensors that a step must read or write.
     """
     mode, layer, shape, _, what = labels
     line = f"{layer:>18} {shape:>14} {mode + ', ' + what:>25} {{:>22}}:".format
@@ -106,7 +105,7 @@ def _in_turns(steps: dict[str, Step], turns: int, calls: int) -> dict[str, list[
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """But where it is called for, when it looks at what is new alone."""
+    """Disables automatic garbage collection. Explicit collections only consider new objects."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -118,16 +117,16 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _differences(steps: dict[str, Step], line: Callable[[str], str]) -> dict[str, float]:
-    """Of the first outputs of each step from ours, computed where they are: two contenders' are held at a time."""
+    """The difference of each step's first outputs from ours, on the device. Holds the outputs of two steps only."""
     found: dict[str, float] = {}
     ours: list[Any] = []
     for name, step in steps.items():
         try:
             outputs = step()
             ours = ours or outputs
-            found[name] = float(np.max([_difference(a, b) for a, b in zip(ours, outputs, strict=True)]))  # NaN stays
+            found[name] = float(np.max([_difference(a, b) for a, b in zip(ours, outputs, strict=True)]))  # keeps NaN
             del outputs
-        except Exception as error:  # each backend has its own for want of memory
+        except Exception as error:  # each backend has its own out-of-memory error
             print(line(name if found else "all"), textwrap.shorten(f"left out, {error!r}", 500), flush=True)
             if not found:
                 break

@@ -1,4 +1,4 @@
-"""What depends on Keras' backend: how a step runs, when it is done, its memory, and the backend's own layers."""
+"""Backend-specific code: running and awaiting a step, its memory, and the backend's own layers."""
 
 import importlib
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-Step = Callable[[], list[Any]]  # does the work to time, and returns what it computed
+Step = Callable[[], list[Any]]  # runs the code to time, and returns its outputs
 
 EPSILON = 1e-3
 MOMENTUM = 0.99

@@ -1,4 +1,4 @@
-"""JAX: each step compiled as a whole; flax.nnx has the layers that stand for its own."""
+"""JAX: each step compiled as a whole. The layers of flax.nnx represent the backend's own."""
 
 import functools
 import importlib.util
@@ -22,12 +22,12 @@ def tensor(array: np.ndarray, dtype: str) -> jax.Array:
 
 
 def wait(outputs: Any) -> None:
-    """Returns when the outputs are there."""
+    """Waits for the outputs."""
     jax.block_until_ready(outputs)
 
 
 def peak_memory(step: Step) -> int | None:
-    """The bytes that XLA allots to a compiled step beside its arguments; None of other steps."""
+    """The bytes that XLA allocates for a compiled step without its arguments; None for other steps."""
     if not isinstance(step, functools.partial):
         return None
     allotted = step.func.lower(*step.args).compile().memory_analysis()
@@ -35,13 +35,13 @@ def peak_memory(step: Step) -> int | None:
 
 
 def steps(layer: Any, x: jax.Array, dy: jax.Array, training: dict[str, bool], mode: str) -> tuple[Step, Step]:
-    """Of a layer of Keras: forward, and forward + backward."""
+    """The steps of a Keras layer: forward, and forward + backward."""
     weights, state = ([w.value for w in ws] for ws in (layer.trainable_variables, layer.non_trainable_variables))
     return _steps(lambda *args: layer.stateless_call(*args, **training), weights, state, x, dy)
 
 
 def native(layer: str, axis: int, x: jax.Array, dy: jax.Array, mode: str) -> dict[str, tuple[Step, Step]]:
-    """The same steps of the layer of flax, where it is installed."""
+    """The same steps of the flax layer, if flax is installed."""
     if not importlib.util.find_spec("flax"):
         return {}
     from flax import nnx
@@ -70,7 +70,7 @@ def native(layer: str, axis: int, x: jax.Array, dy: jax.Array, mode: str) -> dic
 def _steps(
     forward: Callable, weights: list[jax.Array], state: list[jax.Array], x: jax.Array, dy: jax.Array
 ) -> tuple[Step, Step]:
-    """`forward` takes weights, state and x, and returns y and the new state, which is a part of the step."""
+    """`forward` maps weights, state and x to y and the new state. The step includes the new state."""
 
     def both(weights: list[jax.Array], state: list[jax.Array], x: jax.Array, dy: jax.Array) -> Any:
         y, gradient, state = jax.vjp(lambda x, weights: forward(weights, state, x), x, weights, has_aux=True)

@@ -1,4 +1,4 @@
-"""TensorFlow: eager, as a graph, or compiled by XLA; its own layer is the fused kernel of batch normalization."""
+"""TensorFlow: eager, as a graph, or compiled by XLA. Its own layer is the fused batch normalization kernel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from benchmarks.backends import EPSILON, MOMENTUM, Step
 
-tf.get_logger().setLevel("ERROR")  # each contender is traced once, which TensorFlow takes for retracing
+tf.get_logger().setLevel("ERROR")  # TensorFlow would warn of retracing, but each contender is traced once
 GPUS = tf.config.list_physical_devices("GPU")
 
 
@@ -23,13 +23,13 @@ def tensor(array: np.ndarray, dtype: str) -> tf.Tensor:
 
 
 def wait(outputs: Any) -> None:
-    """Returns when the outputs are there."""
+    """Waits for the outputs."""
     if GPUS:
         tf.test.experimental.sync_devices()
 
 
 def peak_memory(step: Step) -> int | None:
-    """The most bytes that a step holds beyond what was there before; None on a CPU."""
+    """The peak memory of a step in bytes, beyond the memory in use before; None on a CPU."""
     if not GPUS:
         return None
     before = tf.config.experimental.get_memory_info("GPU:0")["current"]
@@ -39,12 +39,12 @@ def peak_memory(step: Step) -> int | None:
 
 
 def steps(layer: Any, x: tf.Tensor, dy: tf.Tensor, training: dict[str, bool], mode: str) -> tuple[Step, Step]:
-    """Of a layer of Keras: forward, and forward + backward."""
+    """The steps of a Keras layer: forward, and forward + backward."""
     return _steps(lambda x: layer(x, **training), [w.value for w in layer.trainable_weights], x, dy, mode)
 
 
 def native(layer: str, axis: int, x: tf.Tensor, dy: tf.Tensor, mode: str) -> dict[str, tuple[Step, Step]]:
-    """The same steps of the fused kernel, with its update of the moving statistics."""
+    """The same steps of the fused kernel, including the update of moving statistics."""
     if layer != "batch":
         return {}
     channels = x.shape[-1]

@@ -1,4 +1,4 @@
-"""torch: eager or compiled, on the same memory for Keras' layers and for torch.nn.functional."""
+"""torch: eager or compiled, with the same memory layout for Keras' layers and torch.nn.functional."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,13 +24,13 @@ def tensor(array: np.ndarray, dtype: str) -> torch.Tensor:
 
 
 def wait(outputs: Any) -> None:
-    """Returns when the outputs are there."""
+    """Waits for the outputs."""
     if GPU:
         torch.cuda.synchronize()
 
 
 def peak_memory(step: Step) -> int | None:
-    """The most bytes that a step holds beyond what was there before; None on a CPU."""
+    """The peak memory of a step in bytes, beyond the memory in use before; None on a CPU."""
     if not GPU:
         return None
     before = torch.cuda.memory_allocated()
@@ -40,12 +40,12 @@ def peak_memory(step: Step) -> int | None:
 
 
 def steps(layer: Any, x: torch.Tensor, dy: torch.Tensor, training: dict[str, bool], mode: str) -> tuple[Step, Step]:
-    """Of a layer of Keras: forward, and forward + backward."""
+    """The steps of a Keras layer: forward, and forward + backward."""
     return _steps(lambda x: layer(x, **training), [w.value for w in layer.trainable_weights], x, dy, mode)
 
 
 def native(layer: str, axis: int, x: torch.Tensor, dy: torch.Tensor, mode: str) -> dict[str, tuple[Step, Step]]:
-    """The same steps of torch's function, on a view with the channels on axis 1 where they are last."""
+    """The same steps of torch's function. Channels that are last are moved to axis 1 by a view."""
     channels = x.shape[axis]
     gamma, beta = (start(channels, device=DEVICE, requires_grad=True) for start in (torch.ones, torch.zeros))
     mean, variance = (start(channels, device=DEVICE) for start in (torch.zeros, torch.ones))

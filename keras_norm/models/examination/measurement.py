@@ -1,4 +1,4 @@
-"""Measures the normalizations of a model: moments, moving statistics, and what each layer changes between modes."""
+"""Measures the normalizations of a model: moments, moving statistics, and differences between modes."""
 
 import inspect
 import itertools
@@ -24,7 +24,7 @@ OWNER = "examine"
 ABOUT_ZERO = (layers.RMSNormalization, layers.FilterResponseNormalization, keras.layers.RMSNormalization)
 
 Rows = dict[str, np.ndarray]
-"""What a call of a layer gives, by name: arrays with a row for each replica."""
+"""The records of one call of a layer, by name: arrays with one row per replica."""
 
 
 class Batch(NamedTuple):
@@ -36,12 +36,12 @@ class Batch(NamedTuple):
 
     @property
     def samples(self) -> int:
-        """The number of samples of all replicas together."""
+        """The total number of samples of all replicas."""
         return len(tree.flatten(self.x)[0])
 
 
 def batches_of(data: Any, labels: Any, steps: int, batch_size: int) -> Iterator[Batch]:
-    """The first `steps` batches of what `fit` takes: arrays, a `tf.data.Dataset`, a `PyDataset`, a loader of torch."""
+    """The first `steps` batches of data as for `fit`: arrays, a `tf.data.Dataset`, a `PyDataset` or a `DataLoader`."""
     leaves = tree.flatten(data)
     if all(hasattr(leaf, "shape") for leaf in leaves):
         for start in range(0, min(len(leaves[0]), steps * batch_size), batch_size):
@@ -63,7 +63,7 @@ def _array(tensor: Any, rows: slice = slice(None)) -> Any:
 
 @dataclass
 class Measured:
-    """What the data show of one call of a normalization, over all batches.
+    """Measurements of one call of a normalization over all batches.
 
     Of a batch normalization, for the channels c with batch moments m_c, v_c and moving statistics M_c, V_c:
 
@@ -71,19 +71,19 @@ class Measured:
     """
 
     positions: int
-    """Positions of the smallest set of the first batch, on one replica."""
+    """The number of positions of the smallest set in the first batch, on one replica."""
     global_positions: int
-    """The same of what replicas share: as many as `positions` where they share nothing."""
+    """The same over all replicas that share statistics."""
     samples: int
-    """Samples of the first batch, on one replica."""
+    """The number of samples in the first batch, on one replica."""
     below_epsilon: float
-    """Share of the sets whose variance is less than epsilon, but not 0."""
+    """The fraction of sets with a variance below epsilon, but not 0."""
     constant: float
-    """Share of the sets without variance."""
+    """The fraction of sets with variance 0."""
     variance: float
     """The mean variance of the sets."""
     largest: float
-    """The largest absolute input; infinite or NaN if one of them is."""
+    """The largest absolute input; infinite or NaN if an input is."""
     distance: np.ndarray | None = None
     ratio: np.ndarray | None = None
     own_gap: float = 0.0
@@ -91,22 +91,22 @@ class Measured:
     the difference over the standard deviation of the outputs, of that mode where it is smaller. The deviations are from
     the mean of each batch on each replica. Those of the model's gap are from the mean of all batches."""
     drift: float = 0.0
-    """How far the channel means of the inputs in the two modes differ, in standard deviations: the median channel."""
+    """The difference of the inputs' channel means between the modes, in standard deviations, for the median channel."""
     output_gap: float | None = None
-    """The part of the model's gap that this layer makes by itself."""
+    """The gap of the model if only this layer runs in training mode."""
 
 
 @dataclass
 class Measurement:
-    """What the data show of a model."""
+    """Measurements of a model."""
 
     calls: list[tuple[Place, int, Measured]]
-    """A normalization, the number of its call, and what was measured there, in the order of the calls."""
+    """For each call of a normalization: its place, the number of the call, and the measurements."""
     gap: float = 0.0
     """How far the outputs in training and inference mode differ: the root mean square of the difference over the
     standard deviation of the outputs, of that mode where it is smaller."""
     losses: tuple[float, float] | None = None
-    """With the statistics of the batch, and in inference mode."""
+    """The losses with batch statistics and in inference mode."""
     finite: bool = True
     """Whether no output of the model in inference mode is NaN or infinite."""
     passes: int = 0
@@ -114,13 +114,13 @@ class Measurement:
 
 
 class _SwitchedRecorder(Recorder):
-    """Also has the switches of a call: 1 for each batch normalization that runs in training mode, else 0."""
+    """Adds the switches of a call: 1 for each batch normalization in training mode, else 0."""
 
     switch: Tensor
 
 
 class Instrument:
-    """Calls a model with chosen layers in training mode, and records all calls of its normalizations.
+    """Calls a model with selected layers in training mode, and records all calls of its normalizations.
 
     The model stays as it is. Dropout and all other layers run in inference mode.
     """
@@ -142,7 +142,7 @@ class Instrument:
 
     @np.errstate(over="ignore", invalid="ignore")  # inputs may be infinite
     def measure(self, batches: list[Batch], threshold: float, verbose: Any = 0) -> Measurement:
-        """Runs the model twice on each batch. If the gap exceeds `threshold`, once more for each layer on the first."""
+        """Runs the model twice per batch. If the gap exceeds `threshold`, runs the first batch once more per layer."""
         everyone = frozenset(self._switches)
         progress = keras.utils.Progbar(2 * len(batches), verbose=1 if verbose else 0, unit_name="pass")
         in_inference, in_training = [], []
@@ -174,7 +174,7 @@ class Instrument:
         return found
 
     def _run(self, x: Any, in_training: Collection[int]) -> tuple[Any, list[Rows]]:
-        """The outputs of the model, and what its normalizations recorded, with these layers in training mode."""
+        """The outputs of the model and the records of its normalizations, with these layers in training mode."""
         if self._switches:
             self._switch.assign([float(key in in_training) for key in self._switches])
         normalizations = [place.layer for place in self._places.values()]
@@ -188,7 +188,7 @@ class Instrument:
         records: list[tuple[Place, Any]] = []
         self._recorder.records, self._recorder.switch = records, switch
         try:
-            with keras.StatelessScope():  # discards what the layers assign
+            with keras.StatelessScope():  # discards assignments of the layers
                 outputs = self._model(inputs, training=False)
         finally:
             self._recorder.records = None
@@ -197,7 +197,7 @@ class Instrument:
         return {"outputs": outputs, "records": [row for _, row in records]}
 
     def _record(self, layer: Layer, call: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Records what `layer` is called with. Returns the output of its mode: training where its switch is on."""
+        """Records the inputs of `layer`. Returns its output in the mode of its switch."""
         if self._recorder.records is None:
             return call(*args, **kwargs)
         given = inspect.signature(call).bind(*args, **kwargs).arguments
@@ -217,12 +217,12 @@ class Instrument:
 
 
 def _row(norm: Layer, x: Tensor, mask: Tensor | None) -> dict[str, Any]:
-    """What the inputs of a normalization tell, each of them a number or a number for each channel."""
+    """The records of the inputs of a normalization: numbers, or one number per channel."""
     h = select(upcast(x), mask)
     row: dict[str, Any] = {"largest": ops.max(ops.abs(h)) if 0 not in x.shape else 0.0, "samples": ops.shape(x)[0]}
     for k, of in enumerate(sets_of(norm, x)):
         mean, variance, count = kernels.moments(x, of, mask)
-        seen = ops.cast(count > 0, mean.dtype) * ops.ones_like(mean)  # sets that are masked everywhere do not count
+        seen = ops.cast(count > 0, mean.dtype) * ops.ones_like(mean)  # excludes sets that are masked everywhere
         row[f"count {k}"] = ops.min(ops.where(seen > 0, ops.cast(count, mean.dtype), np.inf))
         if k == 0:
             square = ops.square(mean)
@@ -245,9 +245,9 @@ def _squares(y: Tensor) -> Tensor:
 
 
 def _measured(place: Place, rows: list[Rows], rows_in_training: list[Rows]) -> Measured:
-    """Sums up the rows of one call over batches and replicas."""
+    """Combines the rows of one call over batches and replicas."""
     joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    # By replica. A replica without a sample, or one that is masked everywhere, has no set.
+    # Per replica. A replica without samples, or with everything masked, has no sets.
     counts = [rows[0][name].reshape(-1) for name in rows[0] if name.startswith("count")]
     counts = [np.where(np.isfinite(count), count, 0) for count in counts]
     below, constant, variance = (
@@ -281,21 +281,21 @@ def _measured(place: Place, rows: list[Rows], rows_in_training: list[Rows]) -> M
 
 
 def _global_positions(norm: Layer, counts: np.ndarray) -> int:
-    """The smallest number of positions of what replicas share, from those on each of them."""
+    """The smallest number of positions over all replicas that share a set, from the numbers per replica."""
     shared = getattr(norm, "synchronized", False)
-    if backend.backend() == "torch" and shared:  # of which each rank sees its own
+    if backend.backend() == "torch" and shared:  # each rank sees only its own positions
         return int(counts.min()) * (kernels.number_of_replicas() if shared is True else shared)
     together = len(counts) if shared is True else min(shared or 1, len(counts))
     return int(counts.reshape(-1, together).sum(1).min())
 
 
 def _distance(ours: list[Any], theirs: list[Any]) -> float:
-    """The root mean square of the difference, over the smaller of the two standard deviations."""
+    """The root mean square of the difference, divided by the smaller of the two standard deviations."""
     found = 0.0
     for a, b in zip(_flat(ours), _flat(theirs), strict=True):
         difference, size = float(np.sqrt(np.square(a - b).mean())), float(abs(a).max(initial=0.0))
         deviation = min(float(a.std()), float(b.std()))
-        if difference:  # outputs that are all alike are compared by their size
+        if difference:  # if all outputs are equal, divides by their size
             found = max(found, difference / (deviation if deviation > 1e-6 * size else size or difference))
     return found
 

@@ -23,9 +23,9 @@ from keras_norm.tensors import Tensor
 from keras_norm.walk import named_layers
 
 LOOPS = (kl.RNN, kl.TimeDistributed)
-"""Layers that call those inside them step by step, where a call cannot be observed."""
+"""Layers that call their sublayers in a loop, where calls cannot be observed."""
 KEEP_CHANNELS = (kl.Activation, kl.ReLU, kl.LeakyReLU, kl.ELU, kl.PReLU, kl.Dropout)
-"""Layers that leave the channels where they are, besides all normalizations."""
+"""Layers that keep the channel axis, in addition to all normalizations."""
 
 Shape = tuple[int | None, ...]
 
@@ -36,35 +36,35 @@ class Call(NamedTuple):
     shape: Shape
     masked: bool
     source: Layer | None
-    """The layer whose channels arrive, if nothing lies between but normalizations, activations and dropout."""
+    """The layer that produced the channels, if only normalizations, activations and dropout follow it."""
 
 
 class Place(NamedTuple):
-    """A normalization of a model, and what the model tells of it without data."""
+    """A normalization of a model, with the properties that are known without data."""
 
     path: str
     layer: Layer
     calls: list[Call]
     before: Layer | None
-    """The layer whose output goes to this one alone."""
+    """The previous layer, if its output goes only to this one."""
     unknown: str | None
-    """Why calls or neighbours are not known."""
+    """The reason why calls or neighbours are unknown."""
     in_loop: bool
 
     @property
     def norm(self) -> Layer:
-        """The normalization itself, inside a frozen one."""
+        """The normalization itself, unwrapped if frozen."""
         return self.layer.layer if is_frozen(self.layer) else self.layer
 
     @property
     def kind(self) -> str:
-        """The name of the class, after "keras" for a layer of Keras and "frozen" for a frozen one."""
+        """The name of the class, with the prefix "keras" for Keras layers and "frozen" for frozen ones."""
         name = type(self.norm).__name__ if type(self.norm) is type(self.layer) else f"frozen {type(self.norm).__name__}"
         return f"keras {name}" if type(self.norm).__module__.startswith("keras.") else name
 
     @property
     def uses_batch(self) -> bool:
-        """Whether the layer takes the statistics of the batch in training."""
+        """Whether the layer uses batch statistics in training."""
         return is_batch_normalization(self.layer) and bool(self.layer.trainable)
 
 
@@ -101,7 +101,7 @@ def _call(node: Node) -> Call:
 
 
 def _source(x: Tensor) -> Layer | None:
-    """The layer with channels that `x` comes from."""
+    """The layer that produced the channels of `x`."""
     while (node := node_of(x)) is not None and node.input_tensors:
         layer = node.operation
         if output_axes(layer) is not None:
@@ -135,7 +135,7 @@ def sets_of(norm: Layer, x: Any) -> list[Sets]:
 
 
 def positions_in(of: Sets, shape: Shape) -> int | None:
-    """The number of positions of a set without those of other samples; None if a size is unknown."""
+    """The number of positions of a set within one sample; None if a size is unknown."""
     sizes = [shape[a] for a in of.axes if a != 0]
     if of.groups is not None:
         sizes.append((shape[of.groups.axis] or 0) // of.groups.count or None)
@@ -143,7 +143,7 @@ def positions_in(of: Sets, shape: Shape) -> int | None:
 
 
 def description(norm: Layer, x: Any) -> str:
-    """The sets as in the table of `sets.py`."""
+    """The sets in the notation of the table in `sets.py`."""
     return " and ".join(_description(of, len(x.shape)) for of in sets_of(norm, x)) or "none"
 
 

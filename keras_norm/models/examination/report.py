@@ -24,32 +24,32 @@ NEAR_ZERO = 1e-3
 
 @dataclass(frozen=True)
 class Line:
-    """One call of one normalization. What needs data is None without them."""
+    """One call of a normalization. Fields that need data are None without data."""
 
     layer: str
     """The path of the layer in the model."""
     call: int
     """0 for the first call of this layer."""
     kind: str
-    """The class; that of Keras with "keras " before it."""
+    """The class, with the prefix "keras " for Keras layers."""
     set: str
-    """Which positions k share statistics with position i."""
+    """The condition for positions k to share statistics with position i."""
     input_shape: tuple[int | None, ...] | None
     positions_per_sample: int | None
-    """Positions of a set in one sample; None if a size is unknown."""
+    """The number of positions of a set in one sample; None if a size is unknown."""
     positions: int | None
-    """Positions of a set on one replica."""
+    """The number of positions of a set on one replica."""
     global_positions: int | None
-    """Positions of a set on all replicas that share it."""
+    """The number of positions of a set on all replicas that share it."""
     gamma: tuple[float, float] | None
     """The smallest and the largest."""
     beta: tuple[float, float] | None
     dead_channels: int | None
-    """Channels with |gamma| below 0.001."""
+    """The number of channels with |gamma| below 0.001."""
     constant: float | None
-    """Share of the sets without variance."""
+    """The fraction of sets with variance 0."""
     below_epsilon: float | None
-    """Share of the sets with a variance below epsilon, but not 0."""
+    """The fraction of sets with a variance below epsilon, but not 0."""
     largest: float | None
     """The largest absolute input."""
     median_distance: float | None
@@ -58,12 +58,12 @@ class Line:
     median_ratio: float | None
     """Of the batch's variances over the moving ones: the median channel."""
     worst_ratio: float | None
-    """The ratio that is furthest from 1."""
+    """The ratio furthest from 1."""
     own_gap: float | None
     """How far the outputs of this layer in training and inference mode differ for equal inputs, in their standard
     deviations within batches."""
     drift: float | None
-    """How far the inputs of this layer in the two modes differ: the channel means, in standard deviations."""
+    """The difference of the inputs' channel means between the modes, in standard deviations."""
     output_gap: float | None
     """How far the model's outputs differ when this layer alone is in training mode; None if there is no gap to
     explain."""
@@ -114,7 +114,7 @@ class Report:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """All of the report as plain numbers, texts, lists and dictionaries."""
+        """The report as numbers, strings, lists and dictionaries."""
         return {
             "model": self.model,
             "gap": self.gap,
@@ -240,7 +240,7 @@ class Report:
         return f"{text}." if self.finite else f"{text}. Outputs are NaN or infinite."
 
     def _texts(self) -> Iterator[str]:
-        """The findings, those of one kind in several layers together."""
+        """The findings, grouped by name."""
         for finding, layers in self._grouped():
             message = textwrap.fill(finding.message, 92, initial_indent="    ", subsequent_indent="    ")
             yield f"{finding.severity}: {finding.name} ({layers})\n{message}\n    >>> {finding.cure}"
@@ -253,7 +253,7 @@ class Report:
             yield f"Not examined: {path} ({reason})."
 
     def _grouped(self) -> Iterator[tuple[Finding, str]]:
-        """The first finding of each name, with the layers that have it."""
+        """The first finding of each name, and its layers."""
         by_name: dict[str, list[Finding]] = {}
         for finding in self.findings:
             by_name.setdefault(finding.name, []).append(finding)
