@@ -402,7 +402,7 @@ def test_a_legacy_h5_file_of_an_earlier_release_that_does_not_say_the_axis_is_re
     model.save(tmp_path / "model.h5")
     with h5py.File(tmp_path / "model.h5", "r+") as file:
         file.attrs["model_config"] = file.attrs["model_config"].replace('"axis_in_h5": null, ', "")
-    words = r"LayerNormalization: a \.h5 file must say the axis\. Received: name='norm' without axis \(written by"
+    words = r"LayerNormalization: a \.h5 file must contain the axis\. Received: name='norm' without axis \(written by"
     with pytest.raises(ValueError, match=words):
         keras.models.load_model(tmp_path / "model.h5")
 

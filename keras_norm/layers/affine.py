@@ -22,7 +22,7 @@ class Affine(keras.layers.Layer):
         """Rejects arguments in `_sets_itself`. Otherwise Python would report them as passed twice."""
         for name in sorted(cls._sets_itself & kwargs.keys()):
             raise ValueError(
-                f"{cls.__name__}: {name} is no argument of this layer, which sets it itself. "
+                f"{cls.__name__}: {name} is not an argument of this layer, which sets it itself. "
                 f"Received: {name}={kwargs[name]!r} (leave it out)."
             )
         return super().__new__(cls, *args, **kwargs)

@@ -48,7 +48,7 @@ class ChannelLayer(Affine):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         if None in self._channel_sizes(input_shape):
             raise ValueError(
-                f"{self._error_prefix}: weights must run along axes of known size. Received: "
+                f"{self._error_prefix}: axes with weights must have known sizes. Received: "
                 f"axis={self.axis}, input_shape={tuple(input_shape)} (give the size to keras.Input)."
             )
         self.input_spec = arguments.input_spec(self._listed_axes(), input_shape)

@@ -195,7 +195,7 @@ class ConditionalNormalization(SecondInput):
         if shape != tuple(inputs_shape):
             raise ValueError(
                 f"{self._error_prefix}: normalization must keep the shape of its inputs. Received: "
-                f"normalization={self.normalization!r}, which makes {shape} of {tuple(inputs_shape)}."
+                f"normalization={self.normalization!r}, which changes {tuple(inputs_shape)} to {shape}."
             )
 
     def compute_output_spec(self, inputs: Tensor, condition: Tensor, *args: Any, **kwargs: Any) -> Any:

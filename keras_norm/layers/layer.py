@@ -57,7 +57,7 @@ class LayerNormalization(Normalization):
     def from_config(cls, config: dict[str, Any]) -> "LayerNormalization":
         if in_legacy_h5_file() and not {"axis", KEY} & config.keys():
             raise ValueError(
-                f"{cls.__name__}: a .h5 file must say the axis. Received: name={config.get('name')!r} without axis "
+                f"{cls.__name__}: a .h5 file must contain the axis. Received: name={config.get('name')!r} without axis "
                 "(written by an earlier release, with axis=None or several axes: build the model and load_weights)."
             )
         return super().from_config(config)

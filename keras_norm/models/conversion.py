@@ -45,7 +45,7 @@ def convert(
         replace_in_place(copy, new)
     uncompile(result)
     if lost:
-        warnings.warn(f"{owner}: weights of another shape start anew: {', '.join(lost)}.", stacklevel=3)
+        warnings.warn(f"{owner}: weights with another shape are initialized anew: {', '.join(lost)}.", stacklevel=3)
     _warn_if_not_loadable(owner, result, [new for _, _, new in changes])
     return result
 

@@ -521,5 +521,5 @@ def test_a_gru_resets_after_the_product_only():
 
 @quick
 def test_the_bias_of_a_simple_cell_is_its_only_beta():
-    with pytest.raises(ValueError, match="LayerNormSimpleRNNCell: beta_initializer is no argument of this layer"):
+    with pytest.raises(ValueError, match="LayerNormSimpleRNNCell: beta_initializer is not an argument of this layer"):
         SIMPLE(5, beta_initializer="ones")

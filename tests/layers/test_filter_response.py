@@ -100,7 +100,7 @@ def test_a_thresholded_linear_unit_keeps_dtypes_masks_and_its_config(tmp_path):
     ("broken", "words"),
     [
         (lambda: kn.ThresholdedLinearUnit(axis=None), "axis must be an integer"),
-        (lambda: kn.ThresholdedLinearUnit()(keras.Input((4, None))), "weights must run along axes of known size"),
+        (lambda: kn.ThresholdedLinearUnit()(keras.Input((4, None))), "axes with weights must have known sizes"),
         (lambda: kn.ThresholdedLinearUnit(axis=0)(np.ones((2, 3))), "axis must not be 0"),
     ],
 )

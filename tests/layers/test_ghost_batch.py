@@ -80,6 +80,6 @@ def test_a_model_of_unknown_batch_size_takes_any(samples):
 
 def test_it_has_no_synchronized():
     assert "synchronized" not in kn.GhostBatchNormalization(2).get_config()
-    words = r"GhostBatchNormalization: synchronized is no argument of this layer.* Received: synchronized=True"
+    words = r"GhostBatchNormalization: synchronized is not an argument of this layer.* Received: synchronized=True"
     with pytest.raises(ValueError, match=words):
         kn.GhostBatchNormalization(2, synchronized=True)

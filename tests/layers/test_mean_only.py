@@ -90,5 +90,5 @@ def test_config_holds_what_it_has_and_gives_the_same_layer(tmp_path):
 
 @pytest.mark.parametrize("argument", [{"epsilon": 0.1}, {"scale": True}])
 def test_there_is_no_epsilon_and_no_scale(argument):
-    with pytest.raises(ValueError, match=r"MeanOnlyBatchNormalization: .* is no argument of this layer, which sets it"):
+    with pytest.raises(ValueError, match=r"MeanOnlyBatchNormalization: .* is not an argument of this layer"):
         MeanOnlyBatchNormalization(**argument)

@@ -222,10 +222,10 @@ def test_axes_of_a_template_without_the_channels_of_the_old_layer_are_refused(te
 
 def test_weights_of_another_shape_are_named():
     model = sequential(kl.Conv2D(4, 1), kl.BatchNormalization(name="norm"))
-    words = r"weights of another shape start anew: gamma \(8, 8, 4\) for \(4,\) of 'norm', beta \(8, 8, 4\) for"
+    words = r"weights with another shape are initialized anew: gamma \(8, 8, 4\) for \(4,\) of 'norm', beta"
     with pytest.warns(UserWarning, match=words) as caught:
         models.replace_normalization(model, kn.LayerNormalization([1, 2, 3]))
-    assert [w.filename for w in caught if "start anew" in str(w.message)] == [__file__]
+    assert [w.filename for w in caught if "initialized anew" in str(w.message)] == [__file__]
 
 
 @pytest.mark.parametrize(

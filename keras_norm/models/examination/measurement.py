@@ -87,9 +87,9 @@ class Measured:
     distance: np.ndarray | None = None
     ratio: np.ndarray | None = None
     own_gap: float = 0.0
-    """How far the outputs of this layer in training and inference mode differ for equal inputs: the root mean square of
-    the difference over the standard deviation of the outputs, of that mode where it is smaller. The deviations are from
-    the mean of each batch on each replica. Those of the model's gap are from the mean of all batches."""
+    """The gap between the layer's outputs in training and inference mode for equal inputs: the root mean square of the
+    difference, divided by the smaller of the two standard deviations. These are deviations from the mean of each batch
+    on each replica; those of the model's gap are from the mean of all batches."""
     drift: float = 0.0
     """The difference of the inputs' channel means between the modes, in standard deviations, for the median channel."""
     output_gap: float | None = None
@@ -103,8 +103,8 @@ class Measurement:
     calls: list[tuple[Place, int, Measured]]
     """For each call of a normalization: its place, the number of the call, and the measurements."""
     gap: float = 0.0
-    """How far the outputs in training and inference mode differ: the root mean square of the difference over the
-    standard deviation of the outputs, of that mode where it is smaller."""
+    """The gap between the outputs in training and inference mode: the root mean square of the difference, divided by
+    the smaller of the two standard deviations."""
     losses: tuple[float, float] | None = None
     """The losses with batch statistics and in inference mode."""
     finite: bool = True

@@ -42,7 +42,7 @@ class Line:
     global_positions: int | None
     """The number of positions of a set on all replicas that share it."""
     gamma: tuple[float, float] | None
-    """The smallest and the largest."""
+    """The smallest and the largest gamma."""
     beta: tuple[float, float] | None
     dead_channels: int | None
     """The number of channels with |gamma| below 0.001."""
@@ -53,48 +53,47 @@ class Line:
     largest: float | None
     """The largest absolute input."""
     median_distance: float | None
-    """Of the batch's means from the moving ones, in standard deviations of the moving variance: the median channel."""
+    """The distance of the batch mean from the moving mean, in standard deviations, for the median channel."""
     worst_distance: float | None
     median_ratio: float | None
-    """Of the batch's variances over the moving ones: the median channel."""
+    """The batch variance over the moving variance, for the median channel."""
     worst_ratio: float | None
     """The ratio furthest from 1."""
     own_gap: float | None
-    """How far the outputs of this layer in training and inference mode differ for equal inputs, in their standard
-    deviations within batches."""
+    """The difference between the layer's outputs in both modes for equal inputs, in standard deviations of the outputs
+    within batches."""
     drift: float | None
     """The difference of the inputs' channel means between the modes, in standard deviations."""
     output_gap: float | None
-    """How far the model's outputs differ when this layer alone is in training mode; None if there is no gap to
-    explain."""
+    """The difference of the model's outputs if only this layer runs in training mode; None if the model has no gap."""
 
 
 class Report:
-    """What `keras_norm.models.examine` found.
+    """The result of `keras_norm.models.examine`.
 
-    `print` shows a table, a notebook shows it as HTML. Its columns:
+    `print` shows a table, and a notebook shows it as HTML. Its columns:
 
-        set          the axes on which the positions of a set agree: C for batch normalization, N, C for instance
-                     normalization
+        set          the axes along which the positions of a set share an index: C for batch normalization, N, C for
+                     instance normalization
         positions    the number of positions of a set, on one replica
-        gamma        the smallest and the largest
-        mean off     how far the batch's means are from the moving ones, in standard deviations: the median channel and
-                     the worst
-        variance x   the batch's variances over the moving ones, of the same two
-        own gap      how far the layer's outputs in training and inference mode differ for equal inputs
-        gap          how far the model's outputs differ when this layer alone changes its mode
+        gamma        the smallest and the largest value
+        mean off     the distance of the batch mean from the moving mean, in standard deviations, for the median and
+                     the worst channel
+        variance x   the batch variance over the moving variance, for the median and the worst channel
+        own gap      the difference between the layer's outputs in training and inference mode, for equal inputs
+        gap          the difference of the model's outputs if only this layer changes its mode
 
     Attributes:
-        lines: for each call of a normalization a `Line`, in the order of the calls.
-        findings: what is wrong, the worst first. Each has `name`, `layer`, `severity` ("severe", "warning" or "note"),
-            `message`, `numbers` and `cure`, a line of Python for the names `keras`, `keras_norm`, `model` and `data`.
-        gap: how far the model's outputs in training and inference mode differ, in standard deviations of the outputs,
-            of that mode where it is smaller; None without data.
-        losses: the loss with the statistics of the batch and in inference mode; None without labels.
+        lines: one `Line` per call of a normalization, in the order of the calls.
+        findings: the problems, the most severe first. Each has `name`, `layer`, `severity` ("severe", "warning" or
+            "note"), `message`, `numbers` and `cure`, a line of Python for the names `keras`, `keras_norm`, `model` and `data`.
+        gap: the difference between the model's outputs in training and inference mode, in standard deviations of the
+            outputs (the smaller of the two); None without data.
+        losses: the losses with batch statistics and in inference mode; None without labels.
         finite: whether no output of the model is NaN or infinite; None without data.
-        samples: the number of samples that were measured.
+        samples: the number of measured samples.
         passes: the number of forward passes.
-        not_examined: for each normalization about which something is not known the reason, by path.
+        not_examined: the reasons why calls of normalizations are unknown, by path.
     """
 
     def __init__(self, examined: Examined) -> None:
