@@ -14,8 +14,10 @@ from support.processes import ROOT
 
 PAGES = [
     "custom_loops.md",
+    "distributed.md",
     "export.md",
     "faq.md",
+    "fine_tuning.md",
     "jax.md",
     "mixed_precision.md",
     "models.md",

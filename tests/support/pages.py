@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 
-from support.processes import ROOT, TESTS
+from support.processes import ROOT, TESTS, free_ports
 
 BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 FILE = re.compile(r"Save this as\s`(\w+\.py)`[^`]*```python\n(.*?)```", re.DOTALL)
@@ -51,6 +51,13 @@ def printed_by(program, folder):
     script.write_text("print('\\0', flush=True)\n".join(parts), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment |= {"KERAS_BACKEND": program.backend, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if program.backend == "torch":  # what torchrun tells a single rank
+        environment |= {
+            "RANK": "0",
+            "WORLD_SIZE": "1",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(free_ports(1)[0]),
+        }
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(TESTS), str(folder)])
     done = subprocess.run([sys.executable, script], cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-5000:]
