@@ -86,7 +86,8 @@ class Report:
     Attributes:
         lines: one `Line` per call of a normalization, in the order of the calls.
         findings: the problems, the most severe first. Each has `name`, `layer`, `severity` ("severe", "warning" or
-            "note"), `message`, `numbers` and `cure`, a line of Python for the names `keras`, `keras_norm`, `model` and `data`.
+            "note"), `message`, `numbers` and `cure`, a line of Python with the names `keras`, `keras_norm`,
+            `model` and `data`.
         gap: the difference between the model's outputs in training and inference mode, in standard deviations of the
             outputs (the smaller of the two); None without data.
         losses: the losses with batch statistics and in inference mode; None without labels.
