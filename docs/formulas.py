@@ -11,9 +11,11 @@ FUNCTIONS = {"LN", "clip", "max", "mean", "normalization", "sigmoid", "split", "
 NAMES = {"batch", "bias", "fan_in", "max", "mean", "momentum", "moving", "moving_mean", "moving_variance", "units"}
 NAMES |= {"variance"}
 WORDS = {"and", "axis", "channels", "effective", "every", "flows", "gradient", "in", "is", "kernel", "mean", "no"}
-WORDS |= {"not", "of", "on", "over", "positions", "same", "sample", "set", "style", "that", "the", "through", "with"}
+WORDS |= {"not", "of", "on", "over", "positions", "ring", "same", "sample", "set", "style", "that", "the", "through"}
+WORDS |= {"tree", "with"}
+SYMBOLS = {"sum": r"\sum", "log2": r"\log_{2}"}
 RELATIONS = {"=": "=", "<": "<", "<-": r"\leftarrow"}
-TOKEN = re.compile(r"\s*(fan_in|moving_mean|moving_variance|[A-Za-z]+|\d+|`\w+`|<-|\|\||[-+*/=<,:(){}|^_'])")
+TOKEN = re.compile(r"\s*(fan_in|log2|moving_mean|moving_variance|[A-Za-z]+|\d+|`\w+`|<-|\|\||[-+*/=<,:(){}|^_'])")
 
 
 def latex(text):
@@ -40,7 +42,7 @@ class _Parser:
     def formula(self):
         result = self.list()
         if self.accept(":"):
-            result += r"\text{: }" + self.list()
+            result += r"\text{: }" + (self.list() if self.peek() else "")  # a label
         if self.peek():
             self.fail()
         return result
@@ -107,8 +109,8 @@ class _Parser:
             return rf"\sqrt{{ {inside} }}" if token == "sqrt" else rf"\left\lfloor {inside} \right\rfloor"
         if token in GREEK:
             return rf"\{token}"
-        if token == "sum":
-            return r"\sum"
+        if token in SYMBOLS:
+            return SYMBOLS[token]
         if token in FUNCTIONS and self.peek() == "(":
             return rf"\operatorname{{{token}}}"
         if token in NAMES and self.peek() not in WORDS:

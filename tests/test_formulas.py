@@ -30,6 +30,8 @@ pytestmark = pytest.mark.quick
         ("sum_b n_b m_b / n", r"\frac{\sum_{b} \, n_{b} \, m_{b}}{n}"),
         ("moving_mean_c with k in S_i", r"\mathrm{moving\_mean}_{c} \, \text{ with } \, k \, \text{ in } \, S_{i}"),
         ("every axis a not in `axis`", r"\text{ every axis } \, a \, \text{ not in } \, \mathtt{axis}"),
+        ("ring:", r"\text{ ring }\text{: }"),
+        ("log2(M) L", r"\log_{2}\left( M \right) \, L"),
         ("T_i: the same set", r"T_{i}\text{: }\text{ the same set }"),
         ("pip install .", None),
         ("y = unheard_of x", None),

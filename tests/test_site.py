@@ -1,7 +1,11 @@
 """The site builds, lacks nothing that is public, its links lead somewhere, and its figures are those of the rows."""
 
+import ast
 import csv
+import functools
+import html
 import importlib.util
+import inspect
 import json
 import os
 import posixpath
@@ -12,7 +16,7 @@ import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import geometric_mean
-from urllib.parse import quote, unquote, urldefrag, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
@@ -103,6 +107,18 @@ def broken(pages, site):
 def test_the_api_pages_have_every_public_name(pages):
     anchors = set().union(*(page.anchors for name, page in pages.items() if name.startswith("api/")))
     assert [name for name in public_names() if name not in anchors] == []
+
+
+def test_the_api_pages_have_the_full_signatures(site):
+    texts = [path.read_text(encoding="utf-8") for path in (site / "api").glob("*.html")]
+    for name in public_names():
+        (entry,) = [text.partition(f'id="{name}"')[2] for text in texts if f'id="{name}"' in text]
+        shown = re.search('class="doc-signature highlight">(.*?)</pre>', entry, re.DOTALL)[1]
+        signature = ast.parse(f"def {html.unescape(re.sub('<.*?>', '', shown))}: pass").body[0].args
+        value = functools.reduce(getattr, name.split(".")[1:], keras_norm)
+        expected = [parameter for parameter in inspect.signature(value).parameters if parameter != "self"]
+        parts = [*signature.args, signature.vararg, *signature.kwonlyargs, signature.kwarg]
+        assert [part.arg for part in parts if part] == expected, name
 
 
 def test_every_link_inside_the_site_leads_somewhere(pages, site):
@@ -279,9 +295,9 @@ def first_result(browser, address, query):
         };
         look();
     })""")
-    (page, _), (same, section) = (urldefrag(link.partition("?")[0] + "#" + urldefrag(link)[1]) for link in links[:2])
-    assert page == same
-    return f"{page.removeprefix(address + '/')}#{section}"
+    page, section = (urlsplit(link) for link in links[:2])
+    assert page.path == section.path
+    return f"{section.path.removeprefix('/')}#{section.fragment}"
 
 
 OTHER_NAMES = {
