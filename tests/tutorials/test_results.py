@@ -38,5 +38,6 @@ def test_the_tables_are_recomputed_from_the_stored_rows(rows, experiment):
 
 
 def test_every_file_of_rows_has_its_experiment():
-    speed = {path.stem for path in (DOCS / "results").glob("speed_*.csv")}  # of the benchmarks
-    assert {path.stem for path in (DOCS / "results").glob("*.csv")} - speed == set(STORED)
+    others = {path.stem for path in (DOCS / "results").glob("speed_*.csv")}  # of the benchmarks
+    others.add("replacement_digits")  # whose table is on a page with a test for itself
+    assert {path.stem for path in (DOCS / "results").glob("*.csv")} - others == set(STORED)
