@@ -76,4 +76,4 @@ def test_a_subclass_with_its_own_arguments_lists_them_first():
 
     assert list(inspect.signature(Mine).parameters)[:3] == ["strength", "groups", "axis"]
     assert "strength: how strong." in Mine.__doc__
-    assert "groups: number of groups" in Mine.__doc__
+    assert "groups: the number of groups" in Mine.__doc__
