@@ -1,4 +1,4 @@
-"""Calls a model through `predict` and collects what is found inside it, on every backend and under every strategy."""
+"""Calls a model through `predict` and collects records of its layers, on every backend and under every strategy."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from keras_norm.walk import all_layers
 
 
 class Recorder(threading.local):
-    """What the layers record during a call. None in threads that only use the model.
+    """The records of layers during a call. None in threads that only use the model.
 
     TensorFlow traces each replica in its own thread, one after another.
     """

@@ -1,4 +1,4 @@
-"""What the tutorials share: data, networks, tables and figures. Needs `pip install "keras_norm[tutorials]"`.
+"""Code shared by the tutorials: data, networks, tables and figures. Needs `pip install "keras_norm[tutorials]"`.
 
 Notebooks and experiments import from here what is not their subject, so that they show what is. Nothing else of the
 package imports it, and its names may change between releases.

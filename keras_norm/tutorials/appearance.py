@@ -21,7 +21,7 @@ Normalization = Callable[[], keras.layers.Layer]
 
 
 def changed(images: tf.Tensor, seed: Any, strength: float = 1.0, changes: Collection[str] = CHANGES) -> tf.Tensor:
-    """Each image with a contrast, a brightness and a stroke drawn for it alone.
+    """Changes contrast, brightness and stroke of each image by random amounts.
 
     Args:
         images: standardized images of shape (n, height, width, channels), bright strokes on a dark ground.
@@ -42,7 +42,7 @@ def changed(images: tf.Tensor, seed: Any, strength: float = 1.0, changes: Collec
 
 
 def with_stroke(images: tf.Tensor, stroke: tf.Tensor) -> tf.Tensor:
-    """The images blended with their dilation over 3x3 pixels, or with their erosion where `stroke` is negative.
+    """The images blended with their dilation over 3x3 pixels, or with their erosion if `stroke` is negative.
 
     At 1 and -1 nothing but the dilation and the erosion is left.
     """
@@ -84,7 +84,7 @@ class FastGates(keras.optimizers.SGD):
 
 
 def compile_with_fast_gates(model: keras.Model, learning_rate: float, steps: int, jit_compile: bool = True) -> None:
-    """Compiles a classifier for `FastGates`, at a rate that falls from `learning_rate` to 0 over `steps`.
+    """Compiles a classifier for `FastGates`, with a learning rate that falls from `learning_rate` to 0 over `steps`.
 
     Compiling for XLA, with `jit_compile`, takes seconds and pays from some hundred steps on.
     """

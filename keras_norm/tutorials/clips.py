@@ -82,7 +82,7 @@ def load(
 
 
 def in_motion(images: tf.Tensor, frames: int, noise: float, seed: tf.Tensor) -> tf.Tensor:
-    """A clip of each image: it moves by a pixel a frame, in at one side where it is out at the other.
+    """One clip per image, which moves by one pixel per frame and wraps around at the sides.
 
     Args:
         images: of shape (n, height, width, channels).

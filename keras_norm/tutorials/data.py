@@ -78,7 +78,7 @@ def shifted_and_mirrored(images: tf.Tensor) -> tf.Tensor:
 
 
 def load(name: str, train_images: int | None = None, data_dir: str | None = None) -> ImageData:
-    """The data set `name` of `tensorflow_datasets`, which downloads it where it is not yet on disk.
+    """The data set `name` of `tensorflow_datasets`, which is downloaded if it is not on disk.
 
     Args:
         name: any image classification set with a train and a test split and images of one size.
@@ -97,7 +97,7 @@ def load(name: str, train_images: int | None = None, data_dir: str | None = None
 
 
 def in_memory(split: tf.data.Dataset) -> tf.data.Dataset:
-    """`split`, cached, read to the end, and of known size.
+    """`split`, read into a cache, with a known size.
 
     What reads a part of a cache that is being filled and stops may leave it cut short, and from then on it counts as
     whole. Keras does so at the first batch under a strategy.

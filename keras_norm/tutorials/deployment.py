@@ -14,7 +14,7 @@ import tensorflow as tf
 
 
 def costs(models: Mapping[str, keras.Model], image: np.ndarray, repeats: int = 200) -> pd.DataFrame:
-    """A row for each model: its weights, the sizes of its files, and the median times of a prediction for `image`.
+    """One row per model: its weights, the sizes of its files, and the median times of a prediction for `image`.
 
     Args:
         models: by name; files have no optimizer, so that compiled models compare with others.

@@ -67,7 +67,7 @@ def style(name: str) -> Style:
 
 
 def curve(axes: Axes, name: str, x: Sequence[float], runs: Any, label: str | None = None, **kwargs: Any) -> None:
-    """Draws the mean of `runs` over `x`; where there are several, with a bar of one standard deviation.
+    """Draws the mean of `runs` over `x`; with error bars of one standard deviation if there are several.
 
     Args:
         axes: where to draw.
@@ -85,7 +85,7 @@ def curve(axes: Axes, name: str, x: Sequence[float], runs: Any, label: str | Non
 
 
 def bars(axes: Axes, groups: Sequence[str], values: Mapping[str, Any], **kwargs: Any) -> None:
-    """Draws for each of `groups` a bar for each method: its mean, and a point for each run.
+    """Draws one bar per group and method for the mean, and one point per run.
 
     Args:
         axes: where to draw.
@@ -106,7 +106,7 @@ def bars(axes: Axes, groups: Sequence[str], values: Mapping[str, Any], **kwargs:
 
 
 def gate_histogram(axes: Axes, gates: Mapping[str, Sequence[float]]) -> None:
-    """The share of channels by gate rho, in ten bins from 0 to 1, one outline for each training.
+    """Draws a histogram of the gates rho in ten bins from 0 to 1, one outline per training.
 
     Args:
         axes: where to draw.

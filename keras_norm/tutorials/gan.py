@@ -94,7 +94,7 @@ class GAN(keras.Model):
 
 
 class Watch(keras.callbacks.Callback):
-    """Every so many steps, and before the first, keeps the step, the distance and the singular values in `rows`.
+    """Records the step, the distance and the singular values in `rows`, at regular steps and before the first.
 
     Args:
         real: the images to whose distribution the distance is taken.
@@ -123,7 +123,7 @@ class Watch(keras.callbacks.Callback):
 
 
 def train(real: dict[str, np.ndarray], wrap: Callable, learning_rate: float, steps: int, seed: int) -> Watch:
-    """Trains a GAN from `seed`, and returns what was seen of it.
+    """Trains a GAN from `seed`, and returns its records.
 
     Args:
         real: pixels from -1 to 1 of the "train" and the "test" images.
@@ -150,7 +150,7 @@ def pixels(split: tf.data.Dataset) -> np.ndarray:
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Between the normal distributions of the means and covariances of two sets of images, pixel by pixel.
+    """The distance between normal distributions with the means and covariances of two sets of images.
 
     |mean_a - mean_b|^2 + trace(C_a + C_b - 2 (C_a C_b)^(1/2)): 0 for sets that agree in both.
     """

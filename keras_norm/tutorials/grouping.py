@@ -47,7 +47,7 @@ def regrouped_layers(model: keras.Model) -> list[Regrouped]:
 
 
 def channel_statistics(model: keras.Model, images: tf.Tensor) -> list[np.ndarray]:
-    """For each `Regrouped` layer the mean and the standard deviation of its input by channel, as rows.
+    """The mean and the standard deviation per channel of the inputs of each `Regrouped` layer.
 
     Both are over all `images` and positions.
     """
@@ -57,7 +57,7 @@ def channel_statistics(model: keras.Model, images: tf.Tensor) -> list[np.ndarray
 
 
 def similar(statistics: np.ndarray, groups: int) -> np.ndarray:
-    """An order in which neighbors are alike: bands by mean, and within a band by standard deviation.
+    """An order that puts similar channels together: bands by mean, sorted by standard deviation within a band.
 
     Args:
         statistics: mean and standard deviation by channel, as rows.

@@ -97,7 +97,7 @@ def without_residuals(
 
 
 def residual_block(x: Any, filters: int, strides: int, normalization: Normalization, last_gamma: str = "ones") -> Any:
-    """Two convolutions beside one of a single pixel, which is left out where nothing changes shape.
+    """Two convolutions and a shortcut, which is a 1x1 convolution if the shape changes.
 
     With `last_gamma="zeros"` the block starts as its shortcut (Wu & He 2018, section 4.1, after Goyal et al. 2017).
     """

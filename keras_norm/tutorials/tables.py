@@ -12,7 +12,7 @@ from keras_norm.tutorials.figures import STYLES
 
 
 def spread(values: Iterable[float], digits: int = 1) -> str:
-    """Mean and standard deviation as text, the mean alone for a single value.
+    """Mean and standard deviation as text, or only the mean for a single value.
 
     >>> spread([2.0, 4.0])
     '3.0 ± 1.4'

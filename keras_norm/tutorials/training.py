@@ -12,7 +12,7 @@ def compile_classifier(
     jit_compile: bool = True,
     steps_per_execution: int = 32,
 ) -> None:
-    """Compiles `model` for SGD with a momentum of 0.9, at a rate that falls from `learning_rate` to 0 over `steps`.
+    """Compiles `model` for SGD with momentum 0.9 and a learning rate that falls from `learning_rate` to 0.
 
     A step of a small network on a few small images is short. With XLA, and many steps in a call, it takes a seventh of
     the time on a CPU.
