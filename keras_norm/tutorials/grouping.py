@@ -47,7 +47,7 @@ def regrouped_layers(model: keras.Model) -> list[Regrouped]:
 
 
 def channel_statistics(model: keras.Model, images: tf.Tensor) -> list[np.ndarray]:
-    """The mean and the standard deviation per channel of the inputs of each `Regrouped` layer.
+    """Two rows, mean and standard deviation per channel, of the inputs of each `Regrouped` layer.
 
     Both are over all `images` and positions.
     """
