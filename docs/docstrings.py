@@ -15,6 +15,13 @@ class Docstrings(griffe.Extension):
         if obj.docstring:
             obj.docstring.value = normalized(obj.docstring.value)
 
+    def on_package(self, *, pkg, **kwargs):
+        """Shows the function and not the module, where a package exports a function with the name of its module."""
+        for package in [pkg, *pkg.modules.values()]:
+            for name, module in list(package.modules.items()):
+                if name in module.functions:
+                    package.set_member(name, module.functions[name])
+
     def on_class_members(self, *, node, cls, **kwargs):
         """Shows the full signature of a class, inherited arguments included."""
         runtime = getattr(node, "obj", None)
