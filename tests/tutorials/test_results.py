@@ -15,6 +15,7 @@ STORED = {  # the rows in docs/results, and the experiment that made them
     "contrast_digits": "contrast",
     "contrast_rho_digits": "contrast",
     "segmentation_digits": "segmentation",
+    "detection_digits": "detection",
     "recurrent_pixels": "recurrent",
     "recurrent_text": "recurrent",
     "batch_size_cifar10": "batch_size",

@@ -11,11 +11,11 @@
 # ---
 
 # %% [markdown]
-# # Two images a step: Group Normalization starts slowly on a backbone that was trained with Batch Normalization
+# # Two images a step: Group Normalization learns more slowly on a backbone that was trained with Batch Normalization
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/keras_norm/blob/main/tutorials/notebooks/10_segmentation_and_detection.ipynb)
 #
-# *Runtime: about 2 minutes on two CPU cores. Data: the digits of scikit-learn, which come with the package.
+# *Runtime: about 4 minutes on two CPU cores. Data: the digits of scikit-learn, which come with the package.
 # Accelerator: none needed.*
 #
 # Detectors and segmenters begin with a classifier that was trained with Batch Normalization and large batches. Their
@@ -26,10 +26,10 @@
 # backbone too to 40.0 ([table 5](https://arxiv.org/abs/1803.08494)). They leave out Batch Normalization that is not
 # frozen, because it does worse at this batch size.
 #
-# In the short training of this notebook Group Normalization is behind Batch Normalization, in segmentation and in
-# detection: the opposite of the paper's order. It is no test of the paper's claim. No network has converged, a single
-# seed is trained, and the paper compares networks at the end of a long training, with a backbone that was trained with
-# Group Normalization. The scores say how fast each network learns from 1280 images.
+# In this notebook the order is the opposite of the paper's: Batch Normalization that is not frozen does as well or
+# better, and Group Normalization is behind. The networks, the images and the training are far smaller than the paper's,
+# and a single seed is trained. Five seeds, longer training, and one image a step are in
+# [docs/results.md](https://github.com/OWNER/keras_norm/blob/main/docs/results.md).
 
 # %%
 import importlib.util
@@ -65,7 +65,7 @@ DATASET = "digits"  # or "fashion_mnist"
 TRAIN_SCENES = 64 if FAST else 800
 TEST_SCENES = 16 if FAST else 200
 PRETRAINING_STEPS = 16 if FAST else 1280  # of 32 images
-STEPS = 16 if FAST else 640  # of 2 images
+STEPS = 16 if FAST else 2560  # of 2 images
 
 # %% [markdown]
 # ## Scenes
@@ -75,8 +75,8 @@ STEPS = 16 if FAST else 640  # of 2 images
 # class of every pixel, and a box around every item.
 
 # %%
-data = scenes.load(DATASET, TRAIN_SCENES, TEST_SCENES)
-items = scenes.load(DATASET, 4 * TRAIN_SCENES, TEST_SCENES, cells=1)
+data = scenes.load(DATASET, TRAIN_SCENES, TEST_SCENES, light=0.5)
+items = scenes.load(DATASET, 4 * TRAIN_SCENES, TEST_SCENES, cells=1, light=0.5)
 
 
 def show_image(axes, scene, boxes, labels):
@@ -218,10 +218,11 @@ for ax, text in zip(axes[:, 0], ["image", "mask", "BN", "frozen BN", "GN"], stri
 plt.show()
 
 # %% [markdown]
-# Group Normalization has the score of a network that answers background everywhere. That need not mean that it has
-# learned nothing: where a pixel is known to belong to an item but not to which class, the background is still the most
-# probable single answer. The order of BN and frozen BN is that of one seed, and says little: from seed to seed the score
-# of BN varies more than these two differ ([docs/results.md](https://github.com/OWNER/keras_norm/blob/main/docs/results.md)).
+# Group Normalization has a mean IoU of 51.4 %, Batch Normalization 62.5 % and frozen Batch Normalization 63.4 %. It
+# finds the items, and mixes up their classes more often. A part of this gap is a matter of time: with twice as many
+# steps, over five seeds, Group Normalization has 65.2 ± 3.5 % and Batch Normalization 72.5 ± 1.0 %
+# ([docs/results.md](https://github.com/OWNER/keras_norm/blob/main/docs/results.md)). The order of Batch Normalization and
+# frozen Batch Normalization is that of one seed.
 
 # %% [markdown]
 # ## Detection with two images a step
@@ -233,8 +234,7 @@ plt.show()
 # %%
 test_scenes = list(data.test_split.as_numpy_iterator())
 rows, detections = [], {}
-for name in ("batch", "converted"):
-    convert, normalization = METHODS[name]
+for name, (convert, normalization) in METHODS.items():
     keras.utils.set_random_seed(0)
     model = dense.detector(convert(backbone), data.classes, normalization)
     train(model, data.train(2, 0, dense.encode), STEPS, 0.003, dense.detection_loss)
@@ -244,29 +244,32 @@ for name in ("batch", "converted"):
 display(tables.summary(pd.DataFrame(rows), "method", "score", "value"))
 
 # %%
-figure, axes = plt.subplots(len(detections), 5, figsize=(9, 4), layout="constrained")
+figure, axes = plt.subplots(len(detections), 5, figsize=(9, 6), layout="constrained")
 for line, (boxes, scores, classes, _) in zip(axes, detections.values(), strict=True):
     for i, ax in enumerate(line):
         sure = scores[i] > 0.4
         show_image(ax, test_scenes[i], boxes[i, sure], classes[i, sure])
         ax.set_xticks([])
         ax.set_yticks([])
-for ax, text in zip(axes[:, 0], ["BN", "GN"], strict=True):
+for ax, text in zip(axes[:, 0], ["BN", "frozen BN", "GN"], strict=True):
     ax.set_ylabel(text)
 plt.show()
 
 # %% [markdown]
-# In detection, too, Group Normalization is behind Batch Normalization after this short training. The
-# figures show only boxes with a score above 0.4 (see the [code](https://github.com/OWNER/keras_norm/blob/main/tutorials/notebooks/10_segmentation_and_detection.py)),
-# of which this short training gives few.
+# In detection the order is the same, and clearer: 90.3 % with Batch Normalization, 83.7 % frozen and 77.9 % with Group
+# Normalization. The figures show boxes with a score above 0.4
+# (see the [code](https://github.com/OWNER/keras_norm/blob/main/tutorials/notebooks/10_segmentation_and_detection.py)).
 #
 # ## What to remember
 #
-# * Group Normalization in place of trained Batch Normalization lagged in both tasks, against the order of the paper. The
-#   training was short and no network converged: a result on the start of training, from one seed.
+# * With two images a step Batch Normalization does not have to fail: each channel still has two maps of many pixels to
+#   take its statistics from. Whether it does is a question to measure on the network at hand.
+# * Group Normalization in place of trained Batch Normalization is behind here in both tasks. The kernels were trained for
+#   other statistics, and the training is short.
 # * `freeze_batch_normalization`, `synchronize_batch_normalization` and `replace_normalization` convert a trained backbone
 #   and keep its kernels. The last one changes the statistics, and the network has to learn again what fits them.
-# * A mean IoU near that of an empty answer cannot rank methods: look at the masks and at the loss before you conclude.
+# * One score of one short training orders nothing. Look at the masks, train longer and from several seeds before you
+#   conclude.
 #
 # ## Exercises
 #
