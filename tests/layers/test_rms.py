@@ -49,7 +49,7 @@ def test_there_is_no_beta_and_no_mean():
     np.testing.assert_allclose(y, 1.0, rtol=1e-5)
     assert [weight.name for weight in layer.weights] == ["gamma"]
     assert not {"center", "beta_initializer"} & layer.get_config().keys()
-    with pytest.raises(ValueError, match="center is no argument"):
+    with pytest.raises(ValueError, match="center is not an argument"):
         kn.RMSNormalization(center=True)
 
 

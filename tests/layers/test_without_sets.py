@@ -60,5 +60,5 @@ def test_dynamic_tanh_has_no_epsilon_and_keeps_its_initializer():
     config = kn.DynamicTanh(alpha_initializer=0.25).get_config()
     assert "epsilon" not in config
     assert kn.DynamicTanh.from_config(config).get_config() == config
-    with pytest.raises(ValueError, match="epsilon is no argument"):
+    with pytest.raises(ValueError, match="epsilon is not an argument"):
         kn.DynamicTanh(epsilon=0.1)

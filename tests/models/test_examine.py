@@ -129,7 +129,7 @@ def names(report, layer=None):
     return [finding.name for finding in report.findings if layer in (None, finding.layer)]
 
 
-@pytest.mark.filterwarnings("ignore:replace_normalization. weights of another shape")  # the cure of a wrong axis
+@pytest.mark.filterwarnings("ignore:replace_normalization. weights with another shape")  # the cure of a wrong axis
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
 def test_a_planted_fault_is_found_at_its_layer_and_its_cure_takes_it_away(plant):
     model = plant.model()
