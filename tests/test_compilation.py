@@ -1,4 +1,4 @@
-"""Normalizations as XLA computations of their own: the same numbers, few compilations, none where they do not belong.
+"""Normalizations as separate XLA computations: the same numbers, few compilations, none where they do not belong.
 
 `pytest --compilation always tests/test_contract.py` holds compiled layers to the whole contract.
 """

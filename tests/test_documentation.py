@@ -44,7 +44,7 @@ def test_examples_of_docstrings_give_what_they_show(name):
 @pytest.mark.parametrize("name", [n for n in vars(keras_norm) if n[0].isupper()])
 def test_every_public_class_has_a_formula_shapes_an_example_and_a_source(name):
     doc = inspect.getdoc(getattr(keras_norm, name))  # without the indentation that Python before 3.13 keeps
-    assert re.search(r"\n\n(?: {4}\S.*\n)* {4}\S.* = ", doc), "no formula in a paragraph of its own"
+    assert re.search(r"\n\n(?: {4}\S.*\n)* {4}\S.* = ", doc), "no formula in a separate paragraph"
     assert re.search(r"^(Input shape|Shapes): ", doc, re.MULTILINE)
     assert re.search(r"^Example:\n {4}>>> ", doc, re.MULTILINE)
     assert re.search(r"^Reference: .*\d{4}.*https://", doc, re.MULTILINE | re.DOTALL)

@@ -1,4 +1,4 @@
-"""What is said to who breaks a rule: `Owner: rule. Received: names=values (hint).`"""
+"""Error messages: `Owner: rule. Received: names=values (hint).`"""
 
 import keras
 import numpy as np

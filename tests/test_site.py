@@ -114,7 +114,7 @@ def test_the_api_pages_have_the_full_signatures(site):
     for name in public_names():
         (entry,) = [text.partition(f'id="{name}"')[2] for text in texts if f'id="{name}"' in text]
         shown = re.search('class="doc-signature highlight">(.*?)</pre>', re.split(r"<h\d id=", entry)[0], re.DOTALL)
-        # A class without a constructor of its own shows none: `keras.Model` names no arguments.
+        # A class without a constructor shows none: `keras.Model` names no arguments.
         text = html.unescape(re.sub("<.*?>", "", shown[1])).strip() if shown else "f(*args, **kwargs)"
         signature = ast.parse(f"def {text}: pass").body[0].args
         value = functools.reduce(getattr, name.split(".")[1:], keras_norm)

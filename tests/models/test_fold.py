@@ -190,7 +190,7 @@ STAYING = {
     "activation between": lambda: sequential(kl.Conv2D(4, 3), kl.ReLU(), norm()),
     "other layer": lambda: sequential(kl.Conv2D(4, 3), kn.BatchInstanceNormalization(name="norm")),
     "mixture": lambda: sequential(kl.Conv2D(4, 3), kn.SwitchableNormalization(name="norm")),
-    "class of its own": lambda: sequential(Squared(4), norm(), shape=(6,)),
+    "subclass": lambda: sequential(Squared(4), norm(), shape=(6,)),
     **{
         make.__name__: make
         for make in (

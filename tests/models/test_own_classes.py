@@ -1,4 +1,4 @@
-"""Models by classes of their own are converted where their layers are, in a copy or in place."""
+"""Subclassed models are converted where their layers are, in a copy or in place."""
 
 import keras
 import numpy as np

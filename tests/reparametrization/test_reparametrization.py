@@ -412,7 +412,7 @@ def test_a_wrapper_may_stand_in_another_of_keras(wrapper):
     np.testing.assert_allclose(call(layer, SEQUENCES)[:, 1], call(dense, SEQUENCES[:, 1]), rtol=1e-5, atol=1e-6)
 
 
-# Several inputs, and layers that build a layer of their own
+# Several inputs, and layers that build a layer inside
 
 
 @every_wrapper

@@ -51,7 +51,7 @@ def sequential(*layers, shape=IMAGE):
 
 
 def randomized(model, seed=0):
-    """Weights that hide nothing: gamma, beta and moving statistics of their own in each channel."""
+    """Weights that hide nothing: gamma, beta and moving statistics that differ between channels."""
     rng = np.random.default_rng(seed)
     ranges = {"gamma": (0.5, 1.5), "beta": (-0.5, 0.5), "bias": (-0.5, 0.5), "moving_mean": (-0.5, 0.5)}
     for weight in model.weights:

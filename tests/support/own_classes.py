@@ -1,4 +1,4 @@
-"""Models by classes of their own, as other people write them: nothing registered, layers wherever Python holds them."""
+"""Subclassed models, as other people write them: nothing registered, layers wherever Python holds them."""
 
 import keras
 from keras import layers as kl
@@ -117,7 +117,7 @@ class Plain(keras.Model):
 
 
 class Stack(keras.Sequential):
-    """A Sequential model with a constructor of its own."""
+    """A Sequential subclass with another constructor."""
 
     def __init__(self):
         super().__init__([keras.Input((3, FEATURES)), kl.Dense(FEATURES), kl.BatchNormalization()])

@@ -1,4 +1,4 @@
-"""Processes of their own: TensorFlow takes one strategy and one number of replicas a process."""
+"""Separate processes: TensorFlow takes one strategy and one number of replicas per process."""
 
 import json
 import os

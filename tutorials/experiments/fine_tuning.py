@@ -35,7 +35,7 @@ from keras_norm.tutorials.training import compile_classifier, error
 
 
 def copy(model: keras.Model) -> keras.Model:
-    """The same network with weights of its own."""
+    """A copy of the network."""
     copied = keras.models.clone_model(model)
     copied.set_weights(model.get_weights())
     return copied

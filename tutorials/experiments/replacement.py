@@ -92,7 +92,7 @@ def compare(images: ImageData, args: argparse.Namespace) -> Iterator[dict[str, A
 
 
 def copy(model: keras.Model) -> keras.Model:
-    """The same network with weights of its own."""
+    """A copy of the network."""
     copied = keras.models.clone_model(model)
     copied.set_weights(model.get_weights())
     return copied

@@ -25,7 +25,7 @@ EXECUTION = 16
 
 
 def own_copy(body: keras.Model) -> keras.Model:
-    """The same backbone with variables of its own."""
+    """A copy of the backbone."""
     return kn.models.replace_normalization(body, lambda norm: norm)
 
 

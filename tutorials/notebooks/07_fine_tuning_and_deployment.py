@@ -109,7 +109,7 @@ for seed in range(SEEDS):
 
 # %%
 def copied(model):
-    """The same network with weights of its own."""
+    """A copy of the network."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     return copy

@@ -157,7 +157,7 @@ print(f"the classifier has an error of {error:.1f} %")
 
 # %%
 def copied(body):
-    """The same backbone with variables of its own."""
+    """A copy of the backbone."""
     return kn.models.replace_normalization(body, lambda norm: norm)
 
 

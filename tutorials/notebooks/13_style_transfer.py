@@ -92,7 +92,7 @@ def stream(seed):
 
 
 def in_random_style(shapes, seed):
-    """The shapes, each in a style of its own."""
+    """The shapes, each in a different style."""
     return inks.drawn(shapes, inks.random(BATCH_SIZE, tf.cast(seed, tf.int32)))
 
 
