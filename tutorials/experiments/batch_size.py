@@ -71,6 +71,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="images a step, on each device",
     )
     add("--replicas", type=positive, default=1, metavar="N", help="devices that see a batch each, at every step")
+    add("--first-seed", type=int, default=0, metavar="N", help="the seed to start from, to run seeds side by side")
     add("--epochs", type=positive, default=10, metavar="N", help="passes over the training images, in every run")
     add("--learning-rate", type=float, default=0.1, help="at batch size 32, in proportion at others; falls to 0")
     add("--weight-decay", type=float, help="decoupled from the loss; none if not given")
@@ -83,7 +84,8 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def experiment(data: ImageData, args: argparse.Namespace, strategy: tf.distribute.Strategy) -> Iterator[dict[str, Any]]:
     """Trains and tests every normalization at every batch size, then all of them again from the next seed."""
-    for seed, name, batch_size in itertools.product(range(args.seeds), args.normalizations, args.batch_sizes):
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    for seed, name, batch_size in itertools.product(seeds, args.normalizations, args.batch_sizes):
         progress = Progress(f"seed {seed}, {name:>14}, batch size {batch_size:>3}", args.epochs)
         percent = test_error(data, name, batch_size * args.replicas, seed, strategy, args, progress)
         progress.finish(f"error {percent:4.1f} %")
