@@ -54,7 +54,9 @@ def ways():
             "XLA, one pass": kernel.Way(kernel.as_xla_if_recurring, one_pass=True),
         }
         return {name: {"way": way} for name, way in by.items()}
-    return {"two passes": {"one_pass": False}, "one pass": {"one_pass": True}} if BACKEND == "jax" else {"": {}}
+    if BACKEND == "jax":
+        return {"two passes": {"one_pass": False}, "one pass": {"one_pass": True}}
+    return {"values are read": {"is_readable": True}, "no value is read": {"is_readable": False}}
 
 
 @pytest.mark.parametrize("options", [pytest.param(options, id=name) for name, options in ways().items()])
@@ -166,8 +168,9 @@ def test_jax_keeps_x_and_its_moments_for_the_backward_pass():
 
 @torch_only
 @pytest.mark.quick
+@pytest.mark.parametrize("is_readable", [True, False], ids=["values are read", "no value is read"])
 @pytest.mark.parametrize("chosen", [name for name in SETS if name != "ghosts"])
-def test_torch_takes_first_and_second_derivatives(chosen):
+def test_torch_takes_first_and_second_derivatives(chosen, is_readable):
     import torch
 
     sizes = (2, 4) if chosen == "along all but the batch" else (4,)
@@ -175,10 +178,49 @@ def test_torch_takes_first_and_second_derivatives(chosen):
 
     def norm(x, gamma):
         of = SETS[chosen](x, 2)
-        return kernels.kernel.standardize(x, of, gamma, None, 1e-3, centered=True, pool=None)[0]
+        found = kernels.kernel.standardize(x, of, gamma, None, 1e-3, centered=True, pool=None, is_readable=is_readable)
+        return found[0]
 
     assert torch.autograd.gradcheck(norm, (x, gamma))
     assert torch.autograd.gradgradcheck(norm, (x, gamma))
+
+
+@torch_only
+@pytest.mark.quick
+@pytest.mark.parametrize("deviations", [6, 10, 1e4], ids="{} deviations from zero".format)
+@pytest.mark.parametrize("chosen", ["instance", "group", "along the channels"])
+def test_torch_is_accurate_if_the_mean_of_one_sample_is_large(chosen, deviations):
+    """The kernels alone have an error of 2e-3 in y at 1e4 deviations."""
+    import torch
+
+    x = np.random.default_rng(0).normal(0.0, 1.0, (4, 8, 8, 64)).astype("float32")
+    x[2] += deviations
+    dy = np.random.default_rng(1).normal(0.0, 1.0, x.shape)
+
+    def y_and_dx(standardize, dtype):
+        given = torch.tensor(x.astype(dtype), requires_grad=True)
+        y, _ = standardize(given, SETS[chosen](x, 3), None, None, 1e-3)
+        y.backward(torch.tensor(dy.astype(dtype)))
+        return y.detach(), given.grad
+
+    found, want = y_and_dx(kernels.standardize, "float32"), y_and_dx(definition.standardize, "float64")
+    for got, expected in zip(found, want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=5e-6)
+
+
+@torch_only
+@pytest.mark.quick
+@pytest.mark.parametrize("chosen", ["instance", "group", "along the channels"])
+def test_torch_maps_over_batches(chosen):
+    """In `vmap` no value can be read."""
+    import torch
+
+    x = torch.tensor(random_input(3, 4, 5, 6, 8))
+
+    def norm(x):
+        return kernels.standardize(x, SETS[chosen](x, 3), None, None, 1e-3)[0]
+
+    np.testing.assert_allclose(torch.func.vmap(norm)(x), torch.stack([norm(batch) for batch in x]), rtol=0, atol=1e-12)
 
 
 # Layers that a user adds

@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from benchmarks import report, small_calls, steps
+from benchmarks import profile, report, small_calls, steps
 from benchmarks.__main__ import LAYERS, MODES, main
 from benchmarks.timing import Row, compare
 from support.backends import BACKEND, tensorflow_only
@@ -197,3 +197,33 @@ def test_benchmarks_refuse_a_mode_that_the_backend_has_not(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--backend", "jax", "--modes", "xla", "--output", str(tmp_path)])
     assert "jax has jit" in capsys.readouterr().err
+
+
+@tensorflow_only
+@pytest.mark.quick
+def test_a_profile_is_summed_by_kernel(tmp_path):
+    from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
+
+    space = XSpace()
+    for plane_name, line_name in (
+        ("/device:GPU:0", "Stream #7"),
+        ("/device:GPU:0", "Steps"),
+        ("/host:CPU", "Stream #7"),
+    ):
+        plane = space.planes.add(name=plane_name)
+        plane.event_metadata[1].name, plane.event_metadata[2].name = "short", "long"
+        line = plane.lines.add(name=line_name)
+        for kernel, duration in ((1, 10**9), (2, 4 * 10**9), (1, 10**9), (2, 6 * 10**9)):
+            line.events.add(metadata_id=kernel, duration_ps=duration)
+    (tmp_path / "a.xplane.pb").write_bytes(space.SerializeToString())
+    assert profile.kernels(tmp_path / "a.xplane.pb", steps=2) == [("long", 1.0, 5.0), ("short", 1.0, 1.0)]
+
+
+@tensorflow_only
+@pytest.mark.quick
+def test_a_profile_needs_a_gpu(tmp_path, monkeypatch):
+    from benchmarks.backends import tensorflow as backend
+
+    monkeypatch.setattr(backend, "GPUS", [])
+    with pytest.raises(SystemExit, match="needs a GPU"):
+        profile.main(["--output", str(tmp_path)])

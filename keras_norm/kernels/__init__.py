@@ -123,7 +123,8 @@ def _pool(sets: Sets) -> Pool | None:
 
 
 def _options(x: Tensor, pool: Pool | None = None) -> dict[str, Any] | None:
-    """The kernel's options for `x`: whether to compute both moments in one pass and, on TensorFlow, what to compile.
+    """The kernel's options for `x`: whether to compute both moments in one pass, on TensorFlow what to compile, and on
+    torch whether values can be read without waiting for a device.
 
     Returns None for the reference: on torch, for empty batches and while torch records a graph with symbolic sizes. If
     `pool` adds over replicas, the options do not depend on the size of x, because all replicas must issue the same
@@ -132,7 +133,9 @@ def _options(x: Tensor, pool: Pool | None = None) -> dict[str, Any] | None:
     if BACKEND == "jax":
         return {"one_pass": has_accelerator()}
     if BACKEND == "torch":
-        return None if jit.is_tracing() or compiler.is_exporting() or 0 in x.shape else {}
+        if jit.is_tracing() or compiler.is_exporting() or 0 in x.shape:
+            return None
+        return {"is_readable": x.device.type == "cpu" and not compiler.is_compiling()}
     if BACKEND != "tensorflow":
         return None
     mode, is_part_of_xla, is_exported = compilation.mode(), _in_xla(), not tf.executing_eagerly() and in_export()

@@ -1,8 +1,12 @@
 """torch: its native kernels and their gradients, for batches, groups, channels and trailing axes.
 
-They compute x scale + (beta - mean scale), which cancels if the mean is large. So we first subtract one value of each
-group, channel or run of trailing axes. This does not change outputs or gradients.
+They compute x scale + (beta - mean scale), which cancels if the mean is large. Then one value of each group, channel or
+run of trailing axes is subtracted first, which does not change outputs or gradients but costs a pass over memory. Where
+the values can be read without waiting for a device, this is done only if a mean is large.
 """
+
+from collections.abc import Callable
+from math import prod
 
 import torch
 
@@ -12,11 +16,25 @@ from keras_norm.tensors import Tensor, Weight, cast, upcast
 
 Standardized = tuple[Tensor, Moments | None]
 
+LARGE_MEAN = 8
+"""Up to this number of standard deviations from zero, torch's kernels are accurate."""
+
 
 def standardize(
-    x: Tensor, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, *, centered: bool, pool: Pool | None
+    x: Tensor,
+    sets: Sets,
+    gamma: Weight,
+    beta: Weight,
+    epsilon: float,
+    *,
+    centered: bool,
+    pool: Pool | None,
+    is_readable: bool,
 ) -> Standardized | None:
-    """Like `reference.standardize`, but returns moments only for batches. None if torch has no kernel for the sets."""
+    """Like `reference.standardize`, but returns moments only for batches. None if torch has no kernel for the sets.
+
+    `is_readable` says whether values can be read without waiting for a device.
+    """
     if pool is not None:
         return None
     rank = x.ndim
@@ -26,18 +44,26 @@ def standardize(
         if kept == [channel] and sets.groups is None:
             return _batch(x, channel, gamma, beta, epsilon)
         if kept == [0, channel] and (sets.groups is None or sets.groups.axis == channel):
-            return _group(x, channel, sets, gamma, beta, epsilon)
+            return _group(x, channel, sets, gamma, beta, epsilon, is_readable)
     sizes = x.shape[len(kept) :]
     if kept == list(range(len(kept))) and sizes and sets.groups is None and _run_along(sizes, 0, gamma, beta):
         gamma, beta = (w if w is None or w.shape == sizes else w.reshape(sizes) for w in (gamma, beta))
-        return (_layer if centered else _root_mean_square)(x, sizes, gamma, beta, epsilon)
+        if centered:
+            return _layer(x, sizes, gamma, beta, epsilon, is_readable)
+        return _root_mean_square(x, sizes, gamma, beta, epsilon)
     return None
 
 
-def _layer(x: Tensor, sizes: torch.Size, gamma: Weight, beta: Weight, epsilon: float) -> Standardized:
+def _layer(
+    x: Tensor, sizes: torch.Size, gamma: Weight, beta: Weight, epsilon: float, is_readable: bool
+) -> Standardized:
     h = upcast(x)
-    h = h - h.detach()[(..., *[slice(1)] * len(sizes))]
-    return cast(torch.layer_norm(h, sizes, gamma, beta, epsilon), x.dtype), None
+
+    def shifted() -> Tensor:
+        return torch.layer_norm(h - h.detach()[(..., *[slice(1)] * len(sizes))], sizes, gamma, beta, epsilon)
+
+    y = _if_accurate(*torch.native_layer_norm(h, sizes, gamma, beta, epsilon), shifted) if is_readable else shifted()
+    return cast(y, x.dtype), None
 
 
 def _root_mean_square(x: Tensor, sizes: torch.Size, gamma: Weight, beta: Weight, epsilon: float) -> Standardized:
@@ -45,13 +71,41 @@ def _root_mean_square(x: Tensor, sizes: torch.Size, gamma: Weight, beta: Weight,
     return cast(y if beta is None else y + beta, x.dtype), None
 
 
-def _group(x: Tensor, channel: int, sets: Sets, gamma: Weight, beta: Weight, epsilon: float) -> Standardized:
+def _group(
+    x: Tensor, channel: int, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, is_readable: bool
+) -> Standardized:
     h = upcast(x).movedim(channel, 1)
     members = 1 if sets.groups is None else h.shape[1] // sets.groups.count
-    samples = h.detach()[(slice(None), slice(None, None, members), *[slice(1)] * (h.ndim - 2))]
-    h = (h - samples.repeat_interleave(members, 1)).contiguous()  # torch has an error of 1e-2 on channels-last memory
-    y = torch.group_norm(h, h.shape[1] // members, _vector(gamma), _vector(beta), epsilon)
+    groups, gamma, beta = h.shape[1] // members, _vector(gamma), _vector(beta)
+
+    def shifted() -> Tensor:
+        samples = h.detach()[(slice(None), slice(None, None, members), *[slice(1)] * (h.ndim - 2))]
+        # On channels-last memory torch has an error of 1e-2.
+        return torch.group_norm((h - samples.repeat_interleave(members, 1)).contiguous(), groups, gamma, beta, epsilon)
+
+    if is_readable:
+        h = h.contiguous()
+        n, channels, *sizes = h.shape
+        y = _if_accurate(*torch.native_group_norm(h, gamma, beta, n, channels, prod(sizes), groups, epsilon), shifted)
+    else:
+        y = shifted()
     return cast(y.movedim(1, channel), x.dtype), None
+
+
+def _if_accurate(y: Tensor, mean: Tensor, inverse: Tensor, shifted: Callable[[], Tensor]) -> Tensor:
+    """`y`, but the values of `shifted` in sets whose mean is large in units of 1 / inverse, the standard deviation.
+
+    So the output of a set does not depend on other sets.
+    """
+    deviations = (mean.detach() * inverse.detach()).abs()
+    try:
+        if deviations.max().item() <= LARGE_MEAN:
+            return y
+    except RuntimeError:  # in `torch.func.vmap`, no value can be read
+        pass
+    by_set = (*mean.shape, -1)
+    found = torch.where(deviations[..., None] <= LARGE_MEAN, y.reshape(by_set), shifted().reshape(by_set))
+    return found.reshape(y.shape)
 
 
 def _batch(x: Tensor, channel: int, gamma: Weight, beta: Weight, epsilon: float) -> Standardized | None:
@@ -67,7 +121,9 @@ def _batch(x: Tensor, channel: int, gamma: Weight, beta: Weight, epsilon: float)
     return cast(_back_from_axis_1(y, x, channel), x.dtype), batch
 
 
-def normalize(x: Tensor, mean: Tensor, variance: Tensor, gamma: Weight, beta: Weight, epsilon: float) -> Tensor | None:
+def normalize(
+    x: Tensor, mean: Tensor, variance: Tensor, gamma: Weight, beta: Weight, epsilon: float, *, is_readable: bool
+) -> Tensor | None:
     """Like `reference.normalize`. None if weights are not per channel, or the moments need gradients."""
     channel = next((x.ndim - mean.ndim + a for a, size in enumerate(mean.shape) if size != 1), x.ndim - 1)
     needs_gradient = mean.requires_grad or variance.requires_grad
