@@ -57,7 +57,7 @@ def _tangent(sets: Sets, epsilon: float, centered: bool, primals, tangents):
 
     without mean(tx) if the mean is not subtracted.
     """
-    x, gamma, _, mean, variance, n = primals
+    x, gamma, beta, mean, variance, n = primals
 
     def mean_of_set(values: Tensor) -> Tensor:
         return spread(pooled(total(values, sets.axes), sets.groups) / n, x, sets.groups)
@@ -65,16 +65,18 @@ def _tangent(sets: Sets, epsilon: float, centered: bool, primals, tangents):
     @partial(jax.checkpoint, prevent_cse=False)  # stores its arguments and recomputes u
     def linear(x, gamma, mean, variance, tx, tgamma, tbeta):
         s, u, tx = jax.lax.rsqrt(variance + epsilon), upcast(x) - mean, upcast(tx)
-        # ty = tx s gamma + u slope + offset, with one slope and offset per set, or per channel of a set
-        offset = -s * mean_of_set(tx) if centered else 0.0
-        slope = -(s**3) * mean_of_set(tx * u)
-        if gamma is not None:
-            offset, slope = gamma * offset, gamma * slope
-        if tgamma is not None:
-            slope = slope + s * tgamma
-        if tbeta is not None:
-            offset = offset + tbeta
-        return tx * (s if gamma is None else s * gamma) + u * slope + offset
+        scale = s if gamma is None else s * gamma
+        mean_tx = mean_of_set(tx) if centered else 0.0
+        mean_tx_u = s**2 * mean_of_set(tx * u)
+        if any(w is not None and w.shape[a] > 1 for w in (gamma, beta) for a in sets.axes):
+            ty = (tx - mean_tx - u * mean_tx_u) * scale
+            ty = ty if tgamma is None else ty + u * s * tgamma
+            return ty if tbeta is None else ty + tbeta
+        # Each set, or each channel of a set, has one gamma and one beta, so it has one slope and one offset.
+        offset, slope = -scale * mean_tx, -scale * mean_tx_u
+        slope = slope if tgamma is None else slope + s * tgamma
+        offset = offset if tbeta is None else offset + tbeta
+        return tx * scale + u * slope + offset
 
     ty = linear(x, gamma, mean, variance, *tangents[:3])
     return _normalize(*primals, sets, epsilon, centered), cast(ty, x.dtype)
