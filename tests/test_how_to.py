@@ -90,17 +90,28 @@ def tables_of(text):
 
 @pytest.mark.slow
 @tensorflow_only
-@pytest.mark.parametrize("replicas", [2, 4])
-def test_the_collectives_of_the_page_are_recounted(replicas):
+@pytest.mark.parametrize(("replicas", "columns"), [(2, 4), (4, 3)])
+def test_the_collectives_of_the_page_are_recounted(replicas, columns):
+    """On four replicas without the network, which takes minutes to trace."""
+    counted = f"scaling.counted({replicas}, of_network={columns == 4})"
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.scaling", "--replicas", str(replicas)],
+        [sys.executable, "-c", f"from benchmarks import scaling; print(scaling.counts_table({counted}))"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-5000:]
-    shown = text_of("scaling.md").split(f"--replicas {replicas}`:\n\n")[1]
-    assert tables_of(done.stdout)[0] == tables_of(shown)[0]
+    shown = tables_of(text_of("scaling.md").split(f"--replicas {replicas}`:\n\n")[1])[0]
+    rows, expected = ([line.split("|")[1:-1] for line in text.splitlines()] for text in (done.stdout, shown))
+    assert [row[:columns] for row in rows[2:]] == [row[:columns] for row in expected[2:]]
+
+
+@pytest.mark.quick
+def test_a_network_has_the_collectives_of_its_layers():
+    for table in tables_of(text_of("scaling.md"))[:2]:
+        for row in table.splitlines()[2:]:
+            *_, layer, network = (int(cell.split(",")[0]) for cell in row.split("|")[3:-1])
+            assert network == scaling.LAYERS * layer
 
 
 @pytest.mark.quick
