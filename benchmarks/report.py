@@ -19,8 +19,8 @@ from benchmarks.backends import backend
 from benchmarks.timing import Row
 
 VERSIONS = {"tensorflow": ["tensorflow"], "jax": ["jax", "flax"], "torch": ["torch"]}
-# The colour-blind safe palette of Okabe and Ito.
-COLOURS = {
+# The color-blind safe palette of Okabe and Ito.
+COLORS = {
     "keras_norm": "#0072B2",
     "keras.layers": "#E69F00",
     "FusedBatchNormV3": "#009E73",
@@ -105,7 +105,7 @@ def draw(rows: list[Row], path: Path, panel: Sequence[str], group: str, height: 
     for axes, (title, found) in zip(grid.flat, panels.items(), strict=False):
         axes.set_title(title, fontsize=10)
         _bars(axes, {(getattr(row, group).replace(" ", "\n"), row.contender): getattr(row, height) for row in found})
-    handles = {row.contender: plt.Rectangle((0, 0), 1, 1, color=COLOURS[row.contender]) for row in rows}
+    handles = {row.contender: plt.Rectangle((0, 0), 1, 1, color=COLORS[row.contender]) for row in rows}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), frameon=False)
     setting = [keras.backend.backend(), *([] if len({row.mode for row in rows}) > 1 else [rows[0].mode]), rows[0].dtype]
     title = f"{', '.join(setting)}: {UNITS[height]}, lower is better"
@@ -119,7 +119,7 @@ def _bars(axes: plt.Axes, heights: dict[tuple[str, str], float]) -> None:
     width = 0.8 / len(names)
     for (group, name), height in heights.items():
         place = groups.index(group) + (names.index(name) - (len(names) - 1) / 2) * width
-        axes.bar(place, height, width, color=COLOURS[name])
+        axes.bar(place, height, width, color=COLORS[name])
     axes.set_xticks(range(len(groups)), groups)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

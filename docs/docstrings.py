@@ -9,7 +9,7 @@ LABEL = re.compile(r"^(Reference|Shapes|Input shape|Returns, raises): (.*(?:\n  
 
 
 class Docstrings(griffe.Extension):
-    """Names the section of an example as Google does, and makes paragraphs of labelled lines."""
+    """Names the section of an example as Google does, and makes paragraphs of labeled lines."""
 
     def on_object(self, *, obj, **kwargs):
         if obj.docstring:
@@ -40,6 +40,6 @@ def default_of(parameter):
 
 
 def normalized(docstring):
-    """The docstring with `Examples:` for `Example:`, and each labelled line with its continuation as one paragraph."""
+    """The docstring with `Examples:` for `Example:`, and each labeled line with its continuation as one paragraph."""
     docstring = re.sub(r"^Example:$", "Examples:", docstring, flags=re.MULTILINE)
     return LABEL.sub(lambda match: f"**{match[1]}:** " + re.sub(r"\n +", "\n", match[2]), docstring)

@@ -183,8 +183,8 @@ def _stacked(match):
         return match[0]
     for i, row in enumerate(rows):
         before, *cells = row.split("<td")
-        labelled = [f'<td data-label="{label}"{cell}' for label, cell in zip(labels, cells, strict=True)]
-        rows[i] = "".join([before, *labelled])
+        labeled = [f'<td data-label="{label}"{cell}' for label, cell in zip(labels, cells, strict=True)]
+        rows[i] = "".join([before, *labeled])
     return "<tr>".join(["<table data-stacked>\n<thead>\n", head, *rows])
 
 

@@ -75,7 +75,7 @@ class ResponsePercentiles(_Recording):
 
         q_p = z_k with k = 1 + (n - 1) p / 100
 
-    interpolated between neighbours if k is not an integer. A record is made before the first step and after every
+    interpolated between neighbors if k is not an integer. A record is made before the first step and after every
     `every` steps, counted across epochs and calls of `fit`. Training is unaffected, bit for bit: moving statistics,
     seeds, losses and weights are the same as without the callback.
 

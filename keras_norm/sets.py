@@ -39,7 +39,7 @@ from keras_norm.tensors import Tensor, inferred_shape, known_shape
 
 
 class Groups(NamedTuple):
-    """`count` groups of equal size, of neighbouring entries along `axis`."""
+    """`count` groups of equal size, of neighboring entries along `axis`."""
 
     axis: int
     count: int  # type: ignore[assignment]  # overrides `tuple.count`
@@ -48,7 +48,7 @@ class Groups(NamedTuple):
 class Sets(NamedTuple):
     """Defines which positions share statistics.
 
-    Sums run over `axes`. They are then added within `groups` and over `replicas`: one replica (1), k neighbouring
+    Sums run over `axes`. They are then added within `groups` and over `replicas`: one replica (1), k neighboring
     replicas (k) or all (None).
     """
 
@@ -68,7 +68,7 @@ def instance(x: Tensor, axis: int) -> Sets:
 
 
 def group(x: Tensor, axis: int, groups: int) -> Sets:
-    """One set per sample and group of neighbouring channels: `instance`, pooled over each group."""
+    """One set per sample and group of neighboring channels: `instance`, pooled over each group."""
     sets = instance(x, axis)
     return sets if groups == known_shape(x)[axis] else sets._replace(groups=Groups(axis, groups))
 

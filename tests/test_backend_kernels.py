@@ -236,7 +236,7 @@ class RootMeanSquare(Normalization):
 
 
 class GhostBatches(BaseBatchNormalization):
-    """Batch Normalization within `ghosts` runs of neighbouring samples."""
+    """Batch Normalization within `ghosts` runs of neighboring samples."""
 
     ghosts = 2
 

@@ -12,7 +12,7 @@ from support.cases import random_input
 pytestmark = pytest.mark.quick
 
 
-def test_split_groups_neighbouring_channels_in_place_and_merge_undoes_it():
+def test_split_groups_neighboring_channels_in_place_and_merge_undoes_it():
     x, groups = np.arange(2 * 6 * 5).reshape(2, 6, 5), Groups(axis=1, count=3)
     h = array(split(x, groups))
     assert h.shape == (2, 3, 2, 5)

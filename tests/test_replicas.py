@@ -107,14 +107,14 @@ class Joined:
         self.cotangent = np.concatenate(self.cotangents)
 
     def pairs(self):
-        """Inputs, mask and cotangent of each two neighbours."""
+        """Inputs, mask and cotangent of each two neighbors."""
         for k in range(0, len(self.parts), 2):
             mask = None if self.masks is None else np.concatenate(self.masks[k : k + 2])
             yield np.concatenate(self.parts[k : k + 2]), mask, np.concatenate(self.cotangents[k : k + 2])
 
 
 def pair_slices(sizes):
-    """Where in a batch each two neighbours have their samples."""
+    """Where in a batch each two neighbors have their samples."""
     ends = np.cumsum([0, *sizes])
     return [slice(ends[k], ends[k + 2]) for k in range(0, len(sizes), 2)]
 

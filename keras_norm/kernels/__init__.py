@@ -90,9 +90,9 @@ def sum_over_replicas(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def batch_of_replicas(owner: str, x: Tensor, axis: int, synchronized: bool | int) -> Sets:
-    """One set per channel, over the batch of this replica (False), of all (True) or of k neighbouring replicas (k).
+    """One set per channel, over the batch of this replica (False), of all (True) or of k neighboring replicas (k).
 
-    On JAX a batch is one array on all devices, in which the samples of k neighbouring replicas are contiguous.
+    On JAX a batch is one array on all devices, in which the samples of k neighboring replicas are contiguous.
     """
     number = number_of_replicas() if synchronized else 1
     if number == 1:

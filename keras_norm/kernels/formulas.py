@@ -20,7 +20,7 @@ Total = Callable[[Tensor, tuple[int, ...]], Tensor]
 
 
 class View(NamedTuple):
-    """x with neighbouring axes merged, then split into runs of at most `LONG_SUM`: (N, runs, length, C).
+    """x with neighboring axes merged, then split into runs of at most `LONG_SUM`: (N, runs, length, C).
 
     For every rank of x, one loop sums over a run, and no sum is long.
     """
@@ -34,13 +34,13 @@ class View(NamedTuple):
 def view(x: Tensor, sets: Sets, *weights: Weight, merge_kept: bool = False) -> View:
     """The view of x, its sets and its weights. Axis 0 is never merged, because it may be sharded or unknown.
 
-    With `merge_kept`, neighbouring kept axes are merged, too, if no weight has a size along them.
+    With `merge_kept`, neighboring kept axes are merged, too, if no weight has a size along them.
     """
     sizes = known_shape(x)
     along = [[1] * len(sizes) if w is None else [1] * (len(sizes) - len(w.shape)) + list(w.shape) for w in weights]
 
     def kind(a: int) -> Any:
-        """The key by which neighbouring axes are merged."""
+        """The key by which neighboring axes are merged."""
         is_free = a > 0 and isinstance(sizes[a], int) and all(w[a] == 1 for w in along)
         is_kept = a not in sets.axes
         if is_free and (not is_kept or merge_kept) and not (sets.groups and a == sets.groups.axis):
@@ -49,8 +49,8 @@ def view(x: Tensor, sets: Sets, *weights: Weight, merge_kept: bool = False) -> V
 
     shape: list[Any] = []
     to_view: dict[int, range] = {}
-    for of_kind, neighbours in groupby(range(len(sizes)), kind):
-        merged = list(neighbours)
+    for of_kind, neighbors in groupby(range(len(sizes)), kind):
+        merged = list(neighbors)
         cut = [sizes[of_kind]] if isinstance(of_kind, int) else _runs(prod(sizes[a] for a in merged))
         to_view |= {a: range(len(shape), len(shape) + len(cut)) for a in merged}
         shape += cut

@@ -24,7 +24,7 @@ elif backend.backend() == "torch":
 
 @dataclass(frozen=True)
 class Replicas:
-    """Adds partial sums over all replicas, or over each of several groups of neighbouring replicas.
+    """Adds partial sums over all replicas, or over each of several groups of neighboring replicas.
 
     One differentiable collective adds all tensors. They must have the same dtype and known shapes. With a single
     replica, and while a model is built, the tensors are returned unchanged.

@@ -62,7 +62,7 @@ def _layer(
     def shifted() -> Tensor:
         return torch.layer_norm(h - h.detach()[(..., *[slice(1)] * len(sizes))], sizes, gamma, beta, epsilon)
 
-    y = _if_accurate(*torch.native_layer_norm(h, sizes, gamma, beta, epsilon), shifted) if is_readable else shifted()
+    y = _if_accurate(torch.native_layer_norm(h, sizes, gamma, beta, epsilon), shifted) if is_readable else shifted()
     return cast(y, x.dtype), None
 
 
@@ -86,17 +86,19 @@ def _group(
     if is_readable:
         h = h.contiguous()
         n, channels, *sizes = h.shape
-        y = _if_accurate(*torch.native_group_norm(h, gamma, beta, n, channels, prod(sizes), groups, epsilon), shifted)
+        y = _if_accurate(torch.native_group_norm(h, gamma, beta, n, channels, prod(sizes), groups, epsilon), shifted)
     else:
         y = shifted()
     return cast(y.movedim(1, channel), x.dtype), None
 
 
-def _if_accurate(y: Tensor, mean: Tensor, inverse: Tensor, shifted: Callable[[], Tensor]) -> Tensor:
-    """`y`, but the values of `shifted` in sets whose mean is large in units of 1 / inverse, the standard deviation.
+def _if_accurate(by_torch: tuple[Tensor, Tensor, Tensor], shifted: Callable[[], Tensor]) -> Tensor:
+    """y by torch's kernel in sets with a mean near zero, and `shifted()` in the others, if there are any.
 
-    So the output of a set does not depend on other sets.
+    Each set decides for itself, so that its output does not depend on other sets. `by_torch` has y, the means and the
+    inverse standard deviations.
     """
+    y, mean, inverse = by_torch
     deviations = (mean.detach() * inverse.detach()).abs()
     try:
         if deviations.max().item() <= LARGE_MEAN:

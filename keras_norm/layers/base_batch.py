@@ -31,11 +31,11 @@ class BaseBatchNormalization(Normalization):
 
     With `synchronized=True`, statistics are those of the global batch. Each step takes two collectives, one of sums and
     one of squared deviations, and is exact for shards of unequal size. With `synchronized=k`, statistics are those of
-    groups of k neighbouring replicas, and the moving statistics follow the mean over the groups. k must divide the
+    groups of k neighboring replicas, and the moving statistics follow the mean over the groups. k must divide the
     number of replicas, unless there is only one.
 
     On JAX under `keras.distribution` a batch is one array on all devices. Statistics are those of the global batch,
-    with `synchronized` True or False. With `synchronized=k`, a group holds the samples of k neighbouring devices.
+    with `synchronized` True or False. With `synchronized=k`, a group holds the samples of k neighboring devices.
 
     Args:
         axis: the channel axis.

@@ -1,4 +1,4 @@
-"""Ghost Batch Normalization: a set is one channel of a run of neighbouring samples."""
+"""Ghost Batch Normalization: a set is one channel of a run of neighboring samples."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from keras_norm.tensors import Tensor
 
 @keras.saving.register_keras_serializable("keras_norm")
 class GhostBatchNormalization(BaseBatchNormalization):
-    r"""Standardizes each channel over runs of `ghost_size` neighbouring samples of the batch.
+    r"""Standardizes each channel over runs of `ghost_size` neighboring samples of the batch.
 
     For inputs of shape `(N, ..., C)` and `ghost_size = g`, position i uses the set
 

@@ -19,7 +19,7 @@ class GroupNormalization(Normalization):
         S_i = {k : k_N = i_N, floor(k_C G / C) = floor(i_C G / C)}
         y_i = gamma_c (x_i - mean(S_i)) / sqrt(var(S_i) + epsilon) + beta_c
 
-    with the variance divided by `|S_i|` and gamma, beta of shape `(C,)`. A group consists of neighbouring channels.
+    with the variance divided by `|S_i|` and gamma, beta of shape `(C,)`. A group consists of neighboring channels.
     Training and inference are the same. `groups=1` is `LayerNormalization(axis=None)`, and `groups=-1` is
     `InstanceNormalization`.
 

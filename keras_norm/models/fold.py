@@ -1,4 +1,4 @@
-"""Folds batch normalizations into the weights of neighbouring layers, for inference."""
+"""Folds batch normalizations into the weights of neighboring layers, for inference."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from keras.layers import Layer
 from keras_norm.layers import BatchInstanceNormalization, MeanOnlyBatchNormalization, SwitchableNormalization
 from keras_norm.models import linear
 from keras_norm.models.conversion import check_model, convert
-from keras_norm.models.graph import Neighbours, find_neighbours
+from keras_norm.models.graph import Neighbors, find_neighbors
 from keras_norm.models.predicates import is_batch_normalization, is_frozen
 from keras_norm.tensors import Tensor
 from keras_norm.walk import all_layers
@@ -30,7 +30,7 @@ class Folded(keras.layers.Identity):
 
 
 def fold_batch_normalization(model: keras.Model, verbose: bool = True, *, in_place: bool = False) -> keras.Model:
-    """Returns a copy of a model for inference, with batch normalizations folded into neighbouring weights.
+    """Returns a copy of a model for inference, with batch normalizations folded into neighboring weights.
 
     In inference a batch normalization is a scale a and a shift b of each channel,
 
@@ -38,11 +38,11 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True, *, in_pla
 
     A linear layer before it, W x + w, gets the weights a W and a w + b. A linear layer after it, W (a x + b) + w, gets
     W a and W b + w. Dense, Conv, ConvTranspose, DepthwiseConv and SeparableConv layers, with or without a bias, absorb
-    a neighbouring normalization, which becomes `keras.layers.Identity`. A normalization stays if an activation, another
+    a neighboring normalization, which becomes `keras.layers.Identity`. A normalization stays if an activation, another
     operation or a branch comes between, if it or the layer is called more than once, or if the next layer is transposed
     or pads its inputs (the padding is 0 and not b). Predictions stay the same up to rounding.
 
-    To find the neighbours, the model and each layer that holds a batch normalization are called with symbolic inputs
+    To find the neighbors, the model and each layer that holds a batch normalization are called with symbolic inputs
     and `training=False`. Normalizations stay in a layer that cannot be traced this way. Only `call` is traced: do not
     fold a layer that other methods use differently.
 
@@ -70,12 +70,12 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True, *, in_pla
     """
     check_model(OWNER, model)
     layers = all_layers(model, is_leaf=is_frozen)
-    neighbours = find_neighbours(model, _has_statistics)
+    neighbors = find_neighbors(model, _has_statistics)
     absorbed: dict[int, linear.Weights] = {}  # the new weights of the absorbing layers, by id
     folded: set[int] = set()
     messages = []
     for layer in filter(_has_statistics, layers):
-        found = neighbours[id(layer)]
+        found = neighbors[id(layer)]
         pair = None if isinstance(found, str) else _absorber(found)
         if pair is None:
             messages.append(f"  {layer.name} stays: {found if isinstance(found, str) else _describe(found)}.")
@@ -105,8 +105,8 @@ def fold_batch_normalization(model: keras.Model, verbose: bool = True, *, in_pla
     return result
 
 
-def _absorber(found: Neighbours) -> tuple[Layer, Callable[..., linear.Weights]] | None:
-    """The neighbour that can absorb a batch normalization, and the function that scales its weights."""
+def _absorber(found: Neighbors) -> tuple[Layer, Callable[..., linear.Weights]] | None:
+    """The neighbor that can absorb a batch normalization, and the function that scales its weights."""
     norm = _unwrap(found.layer)
     if isinstance(norm, (BatchInstanceNormalization, SwitchableNormalization)):
         return None  # part of their statistics is taken of each input
@@ -134,8 +134,8 @@ def _scale_and_shift(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     return a, b + ops.convert_to_numpy(norm.beta) if norm.center else b
 
 
-def _describe(found: Neighbours) -> str:
-    """The neighbours of a layer, to explain why it stays."""
+def _describe(found: Neighbors) -> str:
+    """The neighbors of a layer, to explain why it stays."""
     before, after = (
         type(layer).__name__ if layer else "a branch, an operation or an end" for layer in (found.before, found.after)
     )

@@ -1,4 +1,4 @@
-"""Finds the neighbours of layers by tracing a model with symbolic inputs."""
+"""Finds the neighbors of layers by tracing a model with symbolic inputs."""
 
 import inspect
 from collections import Counter
@@ -15,23 +15,23 @@ from keras_norm.tensors import Tensor
 from keras_norm.walk import all_layers
 
 
-class Neighbours(NamedTuple):
-    """A layer and its neighbours: layers that connect to nothing else and are called once wherever it is called."""
+class Neighbors(NamedTuple):
+    """A layer and its neighbors: layers that connect to nothing else and are called once wherever it is called."""
 
     layer: Layer
     before: Layer | None
     after: Layer | None
 
 
-def find_neighbours(model: keras.Model, is_selected: Callable[[Layer], bool]) -> dict[int, Neighbours | str]:
-    """Maps the id of each selected layer inside `model` to its neighbours, or to the reason why they are unknown.
+def find_neighbors(model: keras.Model, is_selected: Callable[[Layer], bool]) -> dict[int, Neighbors | str]:
+    """Maps the id of each selected layer inside `model` to its neighbors, or to the reason why they are unknown.
 
     The model, and each layer that holds a selected one, is called in inference mode with symbolic inputs, as Keras
-    calls the layers of a Functional model. The neighbours of layers inside a layer that cannot be traced are unknown.
+    calls the layers of a Functional model. The neighbors of layers inside a layer that cannot be traced are unknown.
     """
     with traced(model, is_selected) as trace:
         layers = filter(is_selected, all_layers(model, is_leaf=is_frozen))
-        return {id(layer): trace.neighbours(layer) for layer in layers}
+        return {id(layer): trace.neighbors(layer) for layer in layers}
 
 
 @contextmanager
@@ -90,8 +90,8 @@ class Trace:
         for inner in all_layers(layer, is_leaf=is_frozen)[1:]:
             self.unknown.setdefault(id(inner), reason)
 
-    def neighbours(self, layer: Layer) -> Neighbours | str:
-        """The neighbours of a layer, or the reason why they are unknown."""
+    def neighbors(self, layer: Layer) -> Neighbors | str:
+        """The neighbors of a layer, or the reason why they are unknown."""
         if id(layer) in self.unknown:
             return self.unknown[id(layer)]
         calls = self.calls(layer)
@@ -101,11 +101,11 @@ class Trace:
             return f"it is called {len(calls)} times"
         if any(node.arguments.kwargs.get("training") for node in calls):
             return "it is called with training=True"
-        found = {self._neighbours_in_call(node, calls) for node in calls}
+        found = {self._neighbors_in_call(node, calls) for node in calls}
         return found.pop() if len(found) == 1 else "it is called in several ways"
 
-    def _neighbours_in_call(self, node: Node, calls: list[Node]) -> Neighbours:
-        def neighbour(other: Node | None) -> Layer | None:
+    def _neighbors_in_call(self, node: Node, calls: list[Node]) -> Neighbors:
+        def neighbor(other: Node | None) -> Layer | None:
             layer = other and other.operation
             known = isinstance(layer, Layer) and id(layer) not in self.unknown
             return layer if known and self._one_per_caller(self.calls(layer), calls) else None
@@ -114,7 +114,7 @@ class Trace:
         producer = node_of(inputs) if self.uses[id(inputs)] == 1 else None
         consumers = [other for other in self.nodes.values() if any(x is outputs for x in other.input_tensors)]
         consumer = consumers[0] if consumers and self.uses[id(outputs)] == 1 else None
-        return Neighbours(node.operation, neighbour(producer), neighbour(consumer))
+        return Neighbors(node.operation, neighbor(producer), neighbor(consumer))
 
     def calls(self, layer: Layer) -> list[Node]:
         """The traced calls of a layer."""

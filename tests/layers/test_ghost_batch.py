@@ -1,4 +1,4 @@
-"""Runs of neighbouring samples, each with its own statistics, against NumPy."""
+"""Runs of neighboring samples, each with its own statistics, against NumPy."""
 
 import keras
 import numpy as np

@@ -377,8 +377,8 @@ def test_data_are_what_fit_takes():
     for data in others:
         found = kn.models.examine(model, data, verbose=0)
         assert (found.gap, found.losses, found.samples) == (expected.gap, expected.losses, SAMPLES)
-    unlabelled = kn.models.examine(model, x, batch_size=16, steps=1, verbose=0)
-    assert (unlabelled.samples, unlabelled.losses, unlabelled.passes) == (16, None, 2)
+    unlabeled = kn.models.examine(model, x, batch_size=16, steps=1, verbose=0)
+    assert (unlabeled.samples, unlabeled.losses, unlabeled.passes) == (16, None, 2)
 
 
 def test_models_of_every_kind_and_layers_called_twice_are_examined():

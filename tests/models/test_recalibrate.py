@@ -114,11 +114,11 @@ def test_none_takes_all_batches():
     assert_equal(statistics(model, ["norm"])["norm"], pooled([x]))
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_a_pipeline_of_tf_data_without_an_end(labelled):
+@pytest.mark.parametrize("labeled", [True, False])
+def test_a_pipeline_of_tf_data_without_an_end(labeled):
     tf = pytest.importorskip("tensorflow")
     x = images(6)
-    data = tf.data.Dataset.from_tensor_slices((x, np.arange(6)) if labelled else x).batch(2).repeat()
+    data = tf.data.Dataset.from_tensor_slices((x, np.arange(6)) if labeled else x).batch(2).repeat()
     model = sequential(kl.BatchNormalization(name="norm"))
     recalibrated(model, data, steps=3, batch_size=None)
     assert_equal(statistics(model, ["norm"])["norm"], pooled([x]))

@@ -232,4 +232,4 @@ print(f"largest difference between the weights of the workers, moving statistics
 # ## Exercises
 #
 # 1. Set `REPLICAS` to 4. Which of the errors change, and how do you keep the comparison fair?
-# 2. `synchronized=2` pools pairs of neighbouring replicas. With four replicas, how many images does it see?
+# 2. `synchronized=2` pools pairs of neighboring replicas. With four replicas, how many images does it see?

@@ -10,7 +10,7 @@ from keras.layers import Layer
 from keras_norm import arguments, layers, sets
 from keras_norm._keras import Node, get_keras_mask, node_of
 from keras_norm.kernel_layouts import output_axes
-from keras_norm.models.graph import Neighbours, Trace, traced
+from keras_norm.models.graph import Neighbors, Trace, traced
 from keras_norm.models.predicates import (
     is_along_axes,
     is_batch_normalization,
@@ -48,7 +48,7 @@ class Place(NamedTuple):
     before: Layer | None
     """The previous layer, if its output goes only to this one."""
     unknown: str | None
-    """The reason why calls or neighbours are unknown."""
+    """The reason why calls or neighbors are unknown."""
     in_loop: bool
 
     @property
@@ -90,8 +90,8 @@ def _place(trace: Trace, path: str, layer: Layer, in_loop: bool) -> Place:
     if not calls and layer.built:
         shape = (layer.get_build_config() or {}).get("input_shape")
         calls = [Call(tuple(shape), False, None)] if shape else []
-    found = trace.neighbours(layer)
-    before, unknown = (found.before, None) if isinstance(found, Neighbours) else (None, found)
+    found = trace.neighbors(layer)
+    before, unknown = (found.before, None) if isinstance(found, Neighbors) else (None, found)
     return Place(path, layer, calls, before, unknown, in_loop)
 
 

@@ -188,10 +188,10 @@ class Report:
         means, variances, gaps = figure.subplots(1, 3, sharey=True)
         depth = np.arange(len(lines))
 
-        def draw(axes: Any, name: str, label: str, colour: str, marker: str, line: str = "none") -> None:
+        def draw(axes: Any, name: str, label: str, color: str, marker: str, line: str = "none") -> None:
             values = [getattr(line, name) for line in lines]
             if any(value is not None for value in values):
-                axes.plot(np.array(values, "float64"), depth, marker, color=colour, linestyle=line, label=label)
+                axes.plot(np.array(values, "float64"), depth, marker, color=color, linestyle=line, label=label)
 
         draw(means, "worst_distance", "worst channel", WORST, "x")
         draw(means, "median_distance", "median", BATCH, "o")
