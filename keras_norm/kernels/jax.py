@@ -69,6 +69,7 @@ def _tangent(sets: Sets, epsilon: float, centered: bool, primals, tangents):
         mean_tx = mean_of_set(tx) if centered else 0.0
         mean_tx_u = s**2 * mean_of_set(tx * u)
         if any(w is not None and w.shape[a] > 1 for w in (gamma, beta) for a in sets.axes):
+            # Gamma or beta varies within the set, so a slope and an offset would have the size of x.
             ty = (tx - mean_tx - u * mean_tx_u) * scale
             ty = ty if tgamma is None else ty + u * s * tgamma
             return ty if tbeta is None else ty + tbeta
