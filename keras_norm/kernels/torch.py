@@ -6,7 +6,6 @@ the values can be read without waiting for a device, this is done only if a mean
 """
 
 from collections.abc import Callable
-from math import prod
 
 import torch
 
@@ -74,21 +73,16 @@ def _root_mean_square(x: Tensor, sizes: torch.Size, gamma: Weight, beta: Weight,
 def _group(
     x: Tensor, channel: int, sets: Sets, gamma: Weight, beta: Weight, epsilon: float, is_readable: bool
 ) -> Standardized:
-    h = upcast(x).movedim(channel, 1)
+    h = upcast(x).movedim(channel, 1).contiguous()  # on channels-last memory torch has an error of 1e-2
     members = 1 if sets.groups is None else h.shape[1] // sets.groups.count
     groups, gamma, beta = h.shape[1] // members, _vector(gamma), _vector(beta)
 
     def shifted() -> Tensor:
         samples = h.detach()[(slice(None), slice(None, None, members), *[slice(1)] * (h.ndim - 2))]
-        # On channels-last memory torch has an error of 1e-2.
-        return torch.group_norm((h - samples.repeat_interleave(members, 1)).contiguous(), groups, gamma, beta, epsilon)
+        return torch.group_norm(h - samples.repeat_interleave(members, 1), groups, gamma, beta, epsilon)
 
-    if is_readable:
-        h = h.contiguous()
-        n, channels, *sizes = h.shape
-        y = _if_accurate(torch.native_group_norm(h, gamma, beta, n, channels, prod(sizes), groups, epsilon), shifted)
-    else:
-        y = shifted()
+    given = (h, gamma, beta, *h.shape[:2], h.shape[2:].numel(), groups, epsilon)
+    y = _if_accurate(torch.native_group_norm(*given), shifted) if is_readable else shifted()
     return cast(y.movedim(1, channel), x.dtype), None
 
 
