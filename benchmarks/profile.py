@@ -8,15 +8,19 @@ runs (the sum over the kernels, from TensorFlow's profiler). Writes one row per 
 
 import argparse
 import csv
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.backends import Step
+from benchmarks.__main__ import LAYERS, MODES, shape
+
+if TYPE_CHECKING:
+    from benchmarks.backends import Step  # which imports Keras
 
 
 class Kernel(NamedTuple):
@@ -39,33 +43,34 @@ def kernels(profile: Path, steps: int) -> list[tuple[str, float, float]]:
         if plane.name.startswith("/device:GPU"):
             for event in (event for line in plane.lines if line.name.startswith("Stream") for event in line.events):
                 times[plane.event_metadata[event.metadata_id].name].append(event.duration_ps / 1e9)
-    found = [(name, len(of_name) / steps, sum(of_name) / steps) for name, of_name in times.items()]
+    found = [(name, len(of_name) / steps, round(sum(of_name) / steps, 5)) for name, of_name in times.items()]
     return sorted(found, key=lambda kernel: -kernel[2])
 
 
-def profiled(step: Step, steps: int) -> list[tuple[str, float, float]]:
+def profiled(step: "Step", steps: int) -> list[tuple[str, float, float]]:
     """The kernels of a step, as the profiler of TensorFlow records them."""
     import tensorflow as tf
+
+    from benchmarks.backends import tensorflow as backend
 
     with TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):
             for _ in range(steps):
-                step()
-                tf.test.experimental.sync_devices()
+                backend.wait(step())
         (profile,) = Path(folder).rglob("*.xplane.pb")
         return kernels(profile, steps)
 
 
-def timed(step: Step, turns: int) -> tuple[float, float]:
+def timed(step: "Step", turns: int) -> tuple[float, float]:
     """The medians in milliseconds until the call returns, and until the GPU is done."""
-    import tensorflow as tf
+    from benchmarks.backends import tensorflow as backend
 
     host, whole = [], []
     for _ in range(turns):
         start = time.perf_counter()
-        step()
+        outputs = step()
         host.append(time.perf_counter() - start)
-        tf.test.experimental.sync_devices()
+        backend.wait(outputs)
         whole.append(time.perf_counter() - start)
     return 1e3 * median(host), 1e3 * median(whole)
 
@@ -75,36 +80,38 @@ def rows(args: argparse.Namespace) -> Iterator[Kernel]:
     import keras
 
     from benchmarks.backends import tensorflow as backend
-    from benchmarks.layers import pair
+    from benchmarks.layers import pair, shape_of
 
-    if not backend.GPUS:
-        raise SystemExit("benchmarks.profile: needs a GPU, because it reads GPU kernels. TensorFlow sees none.")
-    shape = tuple(map(int, args.shape.split("x")))
-    x, dy = (keras.random.normal(shape, 2.0, 3.0, seed=seed) for seed in range(2))
+    x, dy = (keras.random.normal(args.shape, 2.0, 3.0, seed=seed) for seed in range(2))
     print(f"copy: {timed(lambda: [x + 1], args.turns)[1]:.3f} ms")
     for name in args.layers:
         for mode in args.modes:
             layer: Any = pair(name)["keras_norm"]
-            layer.build(shape)
+            layer.build(x.shape)
             _, step = backend.steps(layer, x, dy, {"training": True} if name == "batch" else {}, mode)
             timed(step, 3)
             (host, whole), found = timed(step, args.turns), profiled(step, 3)
             busy = sum(ms for *_, ms in found)
             print(f"{name:>8} {mode:>5}: host {host:.2f} ms, all {whole:.2f} ms, kernels {busy:.2f} ms", flush=True)
-            yield from (Kernel(mode, name, args.shape, *kernel) for kernel in found)
+            yield from (Kernel(mode, name, shape_of(x), *kernel) for kernel in found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", nargs="+", choices=("batch", "group", "instance", "layer"), default=["batch"])
-    parser.add_argument("--modes", nargs="+", choices=("xla", "graph", "eager"), default=["graph"])
-    parser.add_argument("--shape", default="256x56x56x256")
+    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS)
+    parser.add_argument("--modes", nargs="+", choices=MODES["tensorflow"], default=MODES["tensorflow"])
+    parser.add_argument("--shape", type=shape, default=(256, 56, 56, 256))
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--output", type=Path, default=Path("results"))
     args = parser.parse_args(arguments)
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # which Keras reads on import
+    from benchmarks.backends import tensorflow as backend
+
+    if not backend.GPUS:
+        raise SystemExit("benchmarks.profile: needs a GPU, because it reads GPU kernels. TensorFlow sees none.")
     args.output.mkdir(parents=True, exist_ok=True)
-    with open(args.output / "kernels.csv", "w", newline="", encoding="utf-8") as file:
+    with open(args.output / "kernels_tensorflow.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(Kernel._fields)
         writer.writerows(rows(args))

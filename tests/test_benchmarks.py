@@ -227,3 +227,4 @@ def test_a_profile_needs_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(backend, "GPUS", [])
     with pytest.raises(SystemExit, match="needs a GPU"):
         profile.main(["--output", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
