@@ -114,6 +114,13 @@ def convolution(x: Any, filters: int, size: int, strides: int, normalization: No
     return normalization()(x)
 
 
+def copy(model: keras.Model) -> keras.Model:
+    """The same network, with separate weights of the same values."""
+    copied = keras.models.clone_model(model)
+    copied.set_weights(model.get_weights())
+    return copied
+
+
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
     "small": resnet,
     "resnet8": partial(cifar_resnet, blocks=1, strides=2),

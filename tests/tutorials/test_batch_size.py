@@ -67,6 +67,7 @@ def test_the_table_has_mean_and_standard_deviation_over_seeds():
         ("--normalizations grup", "instance"),
         ("--normalizations synchronized", "--replicas asks for one"),
         ("--network small --zero-gamma", "is for resnet8 and resnet20. Received: --network small"),
+        ("--first-seed -1", "must not be negative. Received: -1"),
         ("--batch-sizes 0", "must be a positive integer. Received: '0'"),
         ("--batch-sizes 2000", "Received: batch_size=2000 of 1437 images"),
         ("--dataset fashion_mnits", "Received: 'fashion_mnits' (close: fashion_mnist"),

@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags.error("--normalizations synchronized: takes statistics over replicas, of which --replicas asks for one")
     if args.zero_gamma and args.network == "small":
         flags.error("--zero-gamma: is for resnet8 and resnet20. Received: --network small")
+    if args.first_seed < 0:
+        flags.error(f"--first-seed: must not be negative. Received: {args.first_seed}")
     strategy = tf.distribute.get_strategy()
     if args.replicas > 1:
         strategy = tf.distribute.MirroredStrategy(devices(args.replicas))

@@ -30,15 +30,8 @@ from keras_norm import models
 from keras_norm.tutorials import deployment, figures, tables
 from keras_norm.tutorials.data import ImageData, half_of_classes, load
 from keras_norm.tutorials.devices import devices
-from keras_norm.tutorials.networks import resnet
+from keras_norm.tutorials.networks import copy, resnet
 from keras_norm.tutorials.training import compile_classifier, error
-
-
-def copy(model: keras.Model) -> keras.Model:
-    """A copy of the network."""
-    copied = keras.models.clone_model(model)
-    copied.set_weights(model.get_weights())
-    return copied
 
 
 def adapt(model: keras.Model, batches: tf.data.Dataset) -> keras.Model:

@@ -28,7 +28,7 @@ from command_line import Progress, parser, positive, record
 from keras_norm import models
 from keras_norm.tutorials import figures, tables
 from keras_norm.tutorials.data import ImageData, load
-from keras_norm.tutorials.networks import resnet
+from keras_norm.tutorials.networks import copy, resnet
 from keras_norm.tutorials.training import compile_classifier, error
 
 BATCH_SIZE = 32
@@ -89,13 +89,6 @@ def compare(images: ImageData, args: argparse.Namespace) -> Iterator[dict[str, A
             progress.finish(f"errors {' '.join(f'{percent:4.1f}' for percent in errors)} %")
             for steps, percent in zip(args.steps, errors, strict=True):
                 yield run | {"method": method, "rate": rate, "steps": steps, "error": percent}
-
-
-def copy(model: keras.Model) -> keras.Model:
-    """A copy of the network."""
-    copied = keras.models.clone_model(model)
-    copied.set_weights(model.get_weights())
-    return copied
 
 
 def pretrain(images: ImageData, epochs: int, seed: int) -> keras.Model:

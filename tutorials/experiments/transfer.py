@@ -25,7 +25,7 @@ EXECUTION = 16
 
 
 def own_copy(body: keras.Model) -> keras.Model:
-    """A copy of the backbone."""
+    """The same backbone, with separate weights of the same values."""
     return kn.models.replace_normalization(body, lambda norm: norm)
 
 
