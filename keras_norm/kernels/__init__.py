@@ -123,8 +123,10 @@ def _pool(sets: Sets) -> Pool | None:
 
 
 def _options(x: Tensor, pool: Pool | None = None) -> dict[str, Any] | None:
-    """The kernel's options for `x`: whether to compute both moments in one pass, on TensorFlow what to compile, and on
-    torch whether values can be read without waiting for a device.
+    """The kernel's options for `x`.
+
+    On JAX and TensorFlow: whether to compute both moments in one pass. On TensorFlow also: what to compile. On torch:
+    whether values can be read without waiting for a device.
 
     Returns None for the reference: on torch, for empty batches and while torch records a graph with symbolic sizes. If
     `pool` adds over replicas, the options do not depend on the size of x, because all replicas must issue the same
