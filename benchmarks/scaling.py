@@ -165,7 +165,8 @@ def counts_table(found: dict[str, list[Count]]) -> str:
     """What was counted: a row for each kind, collectives and bytes in a cell."""
     head = ["", "layer, forward", "layer, forward and backward", "ResNet-50, forward and backward"]
     cells = {name: [f"{c.collectives}, {c.bytes:,} bytes" for c in counts] for name, counts in found.items()}
-    return table(head, [[name, *row] for name, row in cells.items()])
+    rows = [[name, *row] for name, row in cells.items()]
+    return table(head[: len(rows[0])], rows)
 
 
 def model_table() -> str:
@@ -229,12 +230,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.add_argument("--replicas", type=int, choices=[2, 4], help="count on so many logical CPU devices")
+    flags.add_argument("--layers-only", action="store_true", help="without the network, which takes minutes to trace")
     flags.add_argument("--output", type=Path, default=Path("results"), help="folder for the picture of the model")
     args = flags.parse_args(arguments)
     if args.replicas:
         os.environ |= {"CUDA_VISIBLE_DEVICES": "-1"}
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        print(counts_table(counted(args.replicas)))
+        print(counts_table(counted(args.replicas, of_network=not args.layers_only)))
     else:
         args.output.mkdir(parents=True, exist_ok=True)
         draw(args.output / "scaling.png")
